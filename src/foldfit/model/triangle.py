@@ -1,0 +1,46 @@
+"""Triangle multiplication and the outer product mean: the two updates whose other operand is gathered from all rows."""
+
+from torch import Tensor
+
+from foldfit.model.submodule import SubModule
+from foldfit.ops import Ops
+
+
+class TriangleMultiplication(SubModule):
+    """AF2 Suppl. Alg. 11 "TriangleMultiplicationOutgoing" by row; Alg. 12 "...Incoming" is the same by column."""
+
+    def share(self, x: Tensor, mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
+        """x [r, n, c], mask [r, n] -> the right projection ([r, u, n],)."""
+        y = ops.layer_norm(x, self.norm_scale, self.norm_offset)
+        return (ops.gated_linear(y, mask, self.right_w, self.right_gate_w, self.right_b, self.right_gate_b),)
+
+    def update(self, x: tuple[Tensor], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
+        """x ([r, n, c],), mask [r, n], shared ([R, u, n],) -> [r, n, c]."""
+        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
+        a = ops.gated_linear(y, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b)
+        o = ops.triangle(a, shared[0])
+        del a
+        o = ops.layer_norm(o, self.center_scale, self.center_offset)
+        return ops.linear(o, self.output_w, self.output_b) * ops.gate(y, self.gating_w, self.gating_b)
+
+
+class OuterProductMean(SubModule):
+    """AF2 Suppl. Alg. 10 "OuterProductMean": reads the MSA by residue, updates the pair by row.
+
+    Projections are divided by n_seq before the product and multiplied after it, so that fp16 holds the sums.
+    """
+
+    def share(self, x: Tensor, mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
+        """x [r, n, c], mask [r, n] -> the right projection and its mask ([r, p, n], [r, n])."""
+        y = ops.layer_norm(x, self.norm_scale, self.norm_offset)
+        return ops.masked_linear(y, mask, self.right_w, self.right_b), mask
+
+    def update(self, x: tuple[Tensor], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
+        """x ([r, n, c],), mask [r, n], shared ([R, p, n], [R, n]) -> [r, R, z]."""
+        right, right_mask = shared
+        n = x[0].shape[1]
+        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
+        left = ops.masked_linear(y, mask / n, self.left_w, self.left_b)
+        del y
+        pairs = mask.float() @ right_mask.float().t()  # [r, R]: sequences that have both residues
+        return ops.outer_product(left, right, self.output_w, self.output_b / n, (n / (1e-3 + pairs)).to(left.dtype))

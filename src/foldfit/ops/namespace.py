@@ -1,0 +1,37 @@
+"""What a sub-module may ask of a kernel provider. Shapes: r rows, n other axis, k keys, c channels, h heads, d head dim,
+u hidden, o p outer-product channels, z channels out, R all rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ops:
+    """One provider's functions. Replace a field to replace a kernel: `dataclasses.replace(REFERENCE, attention=...)`."""
+
+    layer_norm: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """(x [..., c], scale [c], offset [c]) -> [..., c]"""
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    """(x [..., c], w [c, *out], b [*out] or None) -> [..., *out]"""
+    gate: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    """sigmoid(linear(x, w, b))"""
+    attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+    """(q, k, v, gate [r, n, h, d], bias [n, h, k] or None, mask [r, k] or None) -> sigmoid(gate) * attention [r, n, h, d]"""
+    global_attention: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(q [r, h, d], k, v [r, n, d], mask [r, n]) -> [r, h, d]"""
+    single_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(q [r, h, d], k, v [k, h, d], bias [r, k, h], mask [k]) -> [r, h, d]"""
+    gated_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None], Tensor]
+    """(x [r, n, c], mask [r, n], w, gate_w [c, u], b, gate_b [u]) -> mask * (x w + b) * sigmoid(x gate_w + gate_b), as [r, u, n]"""
+    triangle: Callable[[Tensor, Tensor], Tensor]
+    """(a [r, u, n], b [R, u, n]) -> sum over n of a b, as [r, R, u]"""
+    masked_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+    """(x [r, n, c], mask [r, n], w [c, p], b [p]) -> mask * (x w + b), as [r, p, n]"""
+    outer_product: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(a [r, o, n], b [R, p, n], w [o, p, z], w_b [z], scale [r, R]) -> scale * (sum over n, o, p of a b w, plus w_b), as [r, R, z]"""
+    relu_mlp: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(x [..., c], w1 [c, u], b1 [u], w2 [u, c], b2 [c]) -> relu(x w1 + b1) w2 + b2"""
+    swiglu: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(x [..., c], gate_w, up_w [c, u], down_w [u, c]) -> (swish(x gate_w) * (x up_w)) down_w"""

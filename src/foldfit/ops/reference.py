@@ -1,0 +1,122 @@
+"""The mathematics in plain PyTorch: what every other kernel is tested against.
+
+Layout changes that a matrix product needs are written out (`.contiguous()`), so that every byte is visible to the cost
+specs: a library may otherwise copy behind our back on one device and not on another.
+Shapes: see ops/namespace.py.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foldfit.ops.namespace import Ops
+
+
+def masked_logit(dtype: torch.dtype) -> float:
+    """The logit of a padded key: AF2's -1e9, or the largest that fp16 can hold a sum of."""
+    return -3e4 if dtype == torch.float16 else -1e9
+
+
+def layer_norm(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    return F.layer_norm(x, scale.shape, scale, offset, eps=1e-5)
+
+
+def flat_linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """As `linear`, but [elements, out]: in-place steps may follow, which on a view would cost autograd a copy."""
+    flat, w = x.reshape(-1, x.shape[-1]), w.flatten(1)
+    return flat @ w if b is None else torch.addmm(b.flatten(), flat, w)
+
+
+def linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    return flat_linear(x, w, b).view(*x.shape[:-1], *w.shape[1:])
+
+
+def gate(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    return flat_linear(x, w, b).sigmoid_().view(*x.shape[:-1], *w.shape[1:])
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+    """AF2 Suppl. Alg. 7, lines 5-6: the soft-max is materialised, [r, h, n, k]."""
+    r, n, h, d = q.shape
+    keys = k.permute(0, 2, 3, 1).reshape(r * h, d, n)
+    logits = torch.bmm((q * d**-0.5).transpose(1, 2).reshape(r * h, n, d), keys).view(r, h, n, n)
+    del keys
+    if bias is not None:
+        logits += bias.transpose(0, 1)
+    if mask is not None:
+        logits += ((1 - mask) * masked_logit(q.dtype)).to(q.dtype)[:, None, None, :]
+    weights = logits.softmax(-1)
+    del logits
+    o = torch.bmm(weights.view(r * h, n, n), v.transpose(1, 2).reshape(r * h, n, d))
+    del weights
+    return gate.sigmoid() * o.view(r, h, n, d).transpose(1, 2)
+
+
+def global_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """AF2 Suppl. Alg. 19, lines 5-6: one query per row and head, one key head."""
+    logits = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2))
+    logits += ((1 - mask) * masked_logit(q.dtype)).to(q.dtype)[:, None, :]
+    return torch.bmm(logits.softmax(-1), v)
+
+
+def single_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+    """AF3 Suppl. Alg. 24, lines 9-10: every row one token's query."""
+    logits = torch.bmm((q * q.shape[-1] ** -0.5).transpose(0, 1), k.permute(1, 2, 0))  # [h, r, k]
+    logits += bias.permute(2, 0, 1)
+    logits += ((1 - mask) * masked_logit(q.dtype)).to(q.dtype)
+    return torch.bmm(logits.softmax(-1), v.transpose(0, 1)).transpose(0, 1)
+
+
+def gated_linear(x: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None) -> Tensor:
+    y = flat_linear(x, w, b) * flat_linear(x, gate_w, gate_b).sigmoid_()
+    y *= mask.reshape(-1, 1)
+    return y.view(*x.shape[:-1], -1).transpose(1, 2).contiguous()
+
+
+def triangle(a: Tensor, b: Tensor) -> Tensor:
+    """AF2 Suppl. Alg. 11, line 4, one matrix product per channel."""
+    o = torch.bmm(a.transpose(0, 1), b.permute(1, 2, 0))  # [u, r, R]
+    return o.permute(1, 2, 0).contiguous()
+
+
+def masked_linear(x: Tensor, mask: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    y = flat_linear(x, w, b)
+    y *= mask.reshape(-1, 1)
+    return y.view(*x.shape[:-1], -1).transpose(1, 2).contiguous()
+
+
+def outer_product(a: Tensor, b: Tensor, w: Tensor, w_b: Tensor, scale: Tensor) -> Tensor:
+    """AF2 Suppl. Alg. 10, lines 3-4: the outer products are materialised, [r, R, o, p]."""
+    (r, o, n), (rows, p, _) = a.shape, b.shape
+    outer = (a.view(r * o, n) @ b.view(rows * p, n).t()).view(r, o, rows, p)
+    outer = outer.transpose(1, 2).reshape(r, rows, o * p)
+    y = flat_linear(outer, w.flatten(0, 1), w_b)
+    del outer
+    y *= scale.reshape(-1, 1)
+    return y.view(r, rows, -1)
+
+
+def relu_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    hidden = flat_linear(x, w1, b1).relu_()
+    return flat_linear(hidden, w2, b2).view_as(x)
+
+
+def swiglu(x: Tensor, gate_w: Tensor, up_w: Tensor, down_w: Tensor) -> Tensor:
+    hidden = F.silu(flat_linear(x, gate_w, None)) * flat_linear(x, up_w, None)
+    return flat_linear(hidden, down_w, None).view_as(x)
+
+
+REFERENCE = Ops(
+    layer_norm=layer_norm,
+    linear=linear,
+    gate=gate,
+    attention=attention,
+    global_attention=global_attention,
+    single_attention=single_attention,
+    gated_linear=gated_linear,
+    triangle=triangle,
+    masked_linear=masked_linear,
+    outer_product=outer_product,
+    relu_mlp=relu_mlp,
+    swiglu=swiglu,
+)

@@ -1,0 +1,38 @@
+"""PyTorch's fused attention (`scaled_dot_product_attention`) in place of the materialised soft-max."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foldfit.ops.reference import REFERENCE, masked_logit
+
+ALIGN = 8  # elements: the fused CUDA kernels want head dims and bias rows in multiples of it
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+    """q, k, v, gate [r, n, h, d], bias [n, h, k], mask [r, k] -> [r, n, h, d].
+
+    The key mask rides in one extra channel (q gets 1 / scale, k the masked logit), so that mask and bias together never
+    become an [r, h, n, k] tensor.
+    """
+    r, n, h, d = q.shape
+    scale = d**-0.5
+    if mask is not None:
+        one = q.new_zeros(ALIGN).index_fill_(0, torch.zeros(1, dtype=torch.long, device=q.device), 1.0)
+        logit = ((1 - mask) * masked_logit(q.dtype)).to(q.dtype)[:, :, None, None]
+        q = torch.cat([q, (one / scale).expand(r, n, h, ALIGN)], -1)
+        k = torch.cat([k, (one * logit).expand(r, n, h, ALIGN)], -1)
+        v = F.pad(v, (0, ALIGN))
+    o = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=None if bias is None else bias.transpose(0, 1)[None],
+        scale=scale,
+    )[..., :d]
+    return gate.sigmoid() * o.transpose(1, 2)
+
+
+SDPA = replace(REFERENCE, attention=attention)

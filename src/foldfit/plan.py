@@ -1,0 +1,124 @@
+"""The plan: pure data between the planner and the runtime, and its JSON file."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from foldfit.errors import BadInput, NotSupported
+from foldfit.problem import Problem
+
+SCHEMA = 1
+
+
+class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How one sub-module runs: by which kernel, `rows` and `share_rows` at a time, and whether a recorded run keeps what
+    backward needs or drops it and recomputes it, slice by slice."""
+
+    kernel: str
+    rows: int
+    share_rows: int = 0
+    recompute: bool = False
+
+
+class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An upper bound on allocated bytes, the step and sub-module that set it, and the expected seconds."""
+
+    peak_bytes: int
+    seconds: float
+    at: str = ""
+
+
+class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """No persistent nested schedule of the option space takes less than `seconds`; `gap` = promised / bound - 1."""
+
+    seconds: float
+    gap: float
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`choices`: a name -> the choice of each sub-module of a block. `schedule`: steps over the blocks of all stacks,
+    numbered from 0: `check i` keeps block i's input, `load i` goes back to it, `free i` drops it, `run i NAME` runs block
+    i in place, `record i NAME` runs it for its backward, `backward i`, and `end` where forward hands its result over."""
+
+    schema: int = SCHEMA
+    version: str
+    problem: Problem
+    policy: str
+    solver: str
+    promised: Promise
+    bound: Bound | None
+    costs: Literal["modelled", "measured"]
+    resident: dict[str, int]
+    """Bytes that stay for the whole run, by what they are."""
+    choices: dict[str, tuple[Choice, ...]]
+    schedule: tuple[str, ...]
+    digest: str = ""
+    """Of all the rest: an edited plan no longer keeps its promise."""
+
+    def signed(self) -> "Plan":
+        return msgspec.structs.replace(self, digest=self.sign())
+
+    def sign(self) -> str:
+        return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, digest=""))).hexdigest()[:16]
+
+    def dumps(self) -> str:
+        """The JSON text: one line a step."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1).decode() + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        write_text(path, self.dumps())
+
+    @classmethod
+    def loads(cls, text: str | bytes, source: str = "the plan") -> "Plan":
+        """Raises BadInput when it is not a plan or was edited, NotSupported for another schema."""
+        try:
+            head = msgspec.json.decode(text)
+            if isinstance(head, dict) and head.get("schema", SCHEMA) != SCHEMA:
+                raise NotSupported(f"{source} has plan schema {head['schema']!r}, this foldfit reads {SCHEMA}: plan again")
+            plan = msgspec.json.decode(text, type=cls)
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+            raise BadInput(f"{source} is not a plan of foldfit: {error}") from None
+        if plan.digest != plan.sign():
+            raise BadInput(f"{source} was changed after it was planned, so its promise no longer holds: plan again, or write a policy")
+        return plan
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Plan":
+        try:
+            text = Path(path).read_bytes()
+        except OSError as error:
+            raise BadInput(f"cannot read {os.fspath(path)}: {error.strerror}") from None
+        return cls.loads(text, os.fspath(path))
+
+    def __str__(self) -> str:
+        from foldfit.plan_text import plan_table
+
+        return plan_table(self)
+
+    def _repr_html_(self) -> str:
+        from foldfit.plan_text import plan_html
+
+        return plan_html(self)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes beside the file, then renames: a reader never sees half of it, a full disk loses nothing.
+
+    Raises BadInput when the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as f:
+            temporary = f.name
+            f.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise BadInput(f"cannot write {path}: {error.strerror}; give another output with -o") from None

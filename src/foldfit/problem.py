@@ -1,0 +1,73 @@
+"""What is to be planned: a trunk, its sizes, a mode, a device and a memory limit. Pure data."""
+
+from typing import Literal
+
+import msgspec
+
+from foldfit.errors import BadInput
+
+Mode = Literal["infer", "train"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Storage = Literal["fp32", "bf16", "fp16"]
+Optimizer = Literal["none", "sgd", "adam"]
+
+ITEMSIZE: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
+"""Bytes of an element as stored."""
+
+OPTIMIZER_STATE: dict[str, int] = {"none": 0, "sgd": 0, "adam": 2}
+"""Tensors of an optimizer's state per parameter tensor: Adam keeps two moments, plain SGD nothing."""
+
+
+class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A stack of equal blocks; `rows` is n_seq (evoformer), n_extra (extra_msa), 0 where there is no MSA (pairformer)."""
+
+    name: str
+    blocks: int
+    rows: int = 0
+    widths: dict[str, int] = {}
+
+
+class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`memory`: the limit in bytes on what the run may allocate. `inputs`: "kept" leaves the caller's tensors as they are,
+    "overwritten" lets an inference write the result into them. Raises BadInput for sizes below 1 or a mode without sense."""
+
+    stacks: tuple[Stack, ...]
+    n_res: int
+    mode: Mode = "infer"
+    precision: Precision = "fp32"
+    parameters: Storage = "fp32"
+    optimizer: Optimizer = "none"
+    dropout: bool = False
+    inputs: Literal["kept", "overwritten"] = "kept"
+    batch: int = 1
+    device: str = "cpu"
+    device_type: Literal["cpu", "cuda"] = "cpu"
+    memory: int
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.stacks:
+            raise BadInput("a problem needs at least one stack")
+        sizes = {"n_res": self.n_res, "batch": self.batch, "memory": self.memory, "world": self.world}
+        for stack in self.stacks:
+            sizes |= {f"blocks of {stack.name}": stack.blocks}
+            if stack.name != "pairformer":
+                sizes |= {f"n_seq of {stack.name}": stack.rows}
+        for name, value in sizes.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise BadInput(f"{name}: expected a whole number of at least 1, got {value!r}")
+        if self.mode == "infer" and self.optimizer != "none":
+            raise BadInput(f"an inference has no optimizer: leave --optimizer {self.optimizer} out, or plan with --mode train")
+        if self.mode == "infer" and self.dropout:
+            raise BadInput("an inference has no dropout")
+        if self.mode == "train" and self.inputs == "overwritten":
+            raise BadInput("a training step needs its inputs in backward: inputs must be kept")
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an activation's element."""
+        return ITEMSIZE[self.precision]
+
+    @property
+    def blocks(self) -> int:
+        return sum(stack.blocks for stack in self.stacks)

@@ -1,0 +1,247 @@
+"""Applies one sub-module to the state by a choice: the only place that knows of slices, and of keeping or recomputing.
+
+State tensors have the samples first: [B, a0, a1, c] or [B, a0, c]. A sample is worked on at a time: a batch is more rows.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from foldfit.model import SubModule
+from foldfit.ops import KERNELS
+from foldfit.plan import Choice
+from foldfit.runtime.parameters import Gradients, bound, leaves_of
+from foldfit.runtime.rows import leaf, slices, take, view
+from foldfit.stacks.spec import Axis
+
+State = dict[str, Tensor]
+
+
+@dataclass
+class Call:
+    """One sub-module, ready: its parameters in storage precision, its choice, its masks and its dropout mask."""
+
+    module: SubModule
+    choice: Choice
+    masks: State
+    """State tensor -> its mask, [B, a0, a1] or [B, a0]."""
+    drop: Tensor | None = None
+    """Dropout's factors in mapped order, [1, n, c] or [R, 1, c]; None: no dropout."""
+
+    def drop_rows(self, start: int, stop: int) -> Tensor | None:
+        if self.drop is None or self.drop.shape[0] == 1:
+            return self.drop
+        return self.drop[start:stop]
+
+
+@dataclass
+class Graph:
+    """One slice's recorded call: its leaves and where its result hangs. Its backward consumes it."""
+
+    leaves: list[Tensor]
+    results: list[GradientEdge]
+
+
+@dataclass
+class Kept:
+    """What a recorded sub-module keeps for its backward, a sample at a time; empty where it recomputes."""
+
+    module: SubModule
+    shared: list[tuple[Tensor, ...]] = field(default_factory=list)
+    shares: list[list[Graph]] = field(default_factory=list)
+    updates: list[list[Graph]] = field(default_factory=list)
+
+
+def share(call: Call, module: SubModule, x: Tensor, mask: Tensor, graphs: list[Graph] | None = None) -> tuple[Tensor, ...]:
+    """What all rows of one sample share; with `graphs`, records a graph a slice."""
+    axis = call.module.spec.shares
+    assert axis is not None
+    buffers: tuple[Tensor, ...] = ()
+    total, rows = x.shape[axis[1]], call.choice.share_rows
+    for start, stop in slices(total, rows):
+        part = leaf(take(x, axis[1], start, stop))
+        out = module.share(part, take(mask, axis[1], start, stop), KERNELS[call.choice.kernel])
+        if graphs is not None:
+            graphs.append(Graph([part], [get_gradient_edge(o) for o in out if o.requires_grad]))
+        del part
+        if rows >= total:
+            return tuple(o.detach() for o in out)
+        buffers = buffers or tuple(o.new_empty(total, *o.shape[1:]) for o in out)
+        for buffer, o in zip(buffers, out, strict=True):
+            buffer[start:stop] = o.detach()
+        del out, o
+    return buffers
+
+
+def update(call: Call, module: SubModule, x: tuple[Tensor, ...], shared: tuple[Tensor, ...], mask: Tensor, start: int, stop: int) -> Tensor:
+    """The update of rows start..stop, x being those rows."""
+    main = call.module.spec.reads[0]
+    return module.update(x, take(mask, main[1], start, stop), shared, KERNELS[call.choice.kernel])
+
+
+def read(axes: tuple[Axis, ...], state: State, sample: int, start: int, stop: int) -> tuple[Tensor, ...]:
+    return tuple(take(state[name][sample], axis, start, stop) for name, axis in axes)
+
+
+def forward(call: Call, state: State, target: Tensor) -> None:
+    """Adds the update of `state` to `target`, the tensor that is written: in place, slice by slice.
+
+    Safe where target is the very tensor that is read, since a slice reads only its own rows and `shared`.
+    """
+    spec = call.module.spec
+    module = bound(call.module, target.dtype)
+    with torch.no_grad():
+        for sample in range(len(target)):
+            shared: tuple[Tensor, ...] = ()
+            if spec.shares:
+                shared = share(call, module, state[spec.shares[0]][sample], call.masks[spec.shares[0]][sample])
+            main = spec.reads[0]
+            mask = call.masks[main[0]][sample]
+            for start, stop in slices(state[main[0]].shape[1 + main[1]], call.choice.rows):
+                x = read(spec.reads, state, sample, start, stop)
+                u = update(call, module, x, shared, mask, start, stop)
+                del x
+                add(call, target[sample], u, start, stop)
+                del u
+
+
+def add(call: Call, target: Tensor, u: Tensor, start: int, stop: int) -> None:
+    drop = call.drop_rows(start, stop)
+    if drop is not None:
+        u.mul_(drop)
+    view(target, call.module.spec.writes[1], start, stop).add_(u)
+
+
+def record(call: Call, state: State) -> tuple[Tensor, Kept | None]:
+    """The new version of the tensor that is written, and what backward needs beyond the versions of the state."""
+    spec = call.module.spec
+    target = state[spec.writes[0]].clone()
+    if call.choice.recompute:
+        forward(call, state, target)
+        return target, None
+    kept = Kept(bound(call.module, target.dtype, leaves=True))
+    for sample in range(len(target)):
+        shared: tuple[Tensor, ...] = ()
+        with torch.enable_grad():
+            if spec.shares:
+                kept.shares.append([])
+                shared = share(call, kept.module, state[spec.shares[0]][sample], call.masks[spec.shares[0]][sample], kept.shares[-1])
+                shared = differentiable(call, shared)
+        kept.shared.append(shared)
+        kept.updates.append([])
+        main = spec.reads[0]
+        for start, stop in slices(state[main[0]].shape[1 + main[1]], call.choice.rows):
+            with torch.enable_grad():
+                u, graph = trace(call, kept.module, state, shared, sample, start, stop)
+            kept.updates[-1].append(graph)
+            with torch.no_grad():
+                add(call, target[sample], u.detach(), start, stop)
+            del u, graph
+    return target, kept
+
+
+def differentiable(call: Call, shared: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What is shared as leaves of a graph, but for the masks at its end."""
+    n = len(shared) - call.module.spec.shared_masks
+    return tuple(s.detach().requires_grad_(i < n) for i, s in enumerate(shared))
+
+
+def trace(
+    call: Call, module: SubModule, state: State, shared: tuple[Tensor, ...], sample: int, start: int, stop: int
+) -> tuple[Tensor, Graph]:
+    spec = call.module.spec
+    x = tuple(leaf(part) for part in read(spec.reads, state, sample, start, stop))
+    u = update(call, module, x, shared, call.masks[spec.reads[0][0]][sample], start, stop)
+    return u, Graph(list(x), [get_gradient_edge(u)])
+
+
+def backward(call: Call, state: State, kept: Kept | None, grads: State, gradients: Gradients) -> None:
+    """From the gradient of what the sub-module wrote to those of what it read: in place in `grads`, and into `gradients`.
+
+    In place is safe as in forward: a slice's gradient reaches its own rows and `shared`, whose own backward comes last.
+    """
+    spec = call.module.spec
+    module = kept.module if kept else bound(call.module, grads[spec.writes[0]].dtype, leaves=True)
+    for sample in reversed(range(len(grads[spec.writes[0]]))):
+        if kept:
+            shared = kept.shared.pop()
+        elif spec.shares:
+            x, mask = state[spec.shares[0]][sample], call.masks[spec.shares[0]][sample]
+            with torch.no_grad():
+                shared = share(call, module, x, mask)
+            shared = differentiable(call, shared)
+        else:
+            shared = ()
+        d_shared = backward_updates(call, module, state, kept, shared, sample, grads, gradients)
+        del shared
+        if spec.shares:
+            backward_shares(call, module, state, kept, d_shared, sample, grads, gradients)
+            del d_shared
+
+
+def backward_updates(
+    call: Call, module: SubModule, state: State, kept: Kept | None, shared: tuple[Tensor, ...], sample: int, grads: State,
+    gradients: Gradients,
+) -> list[Tensor]:
+    """Returns the gradient of what is shared."""
+    spec = call.module.spec
+    main = spec.reads[0]
+    graphs = kept.updates.pop() if kept else []
+    d_shared: list[Tensor] = []
+    sources = [s for s in shared if s.requires_grad]
+    for start, stop in reversed(list(slices(state[main[0]].shape[1 + main[1]], call.choice.rows))):
+        if kept:
+            graph = graphs.pop()
+        else:
+            with torch.enable_grad():
+                graph = trace(call, module, state, shared, sample, start, stop)[1]
+        g = take(grads[spec.writes[0]][sample], spec.writes[1], start, stop)
+        drop = call.drop_rows(start, stop)
+        d_x, d_s = differentiate(call, module, graph, sources, [g if drop is None else g * drop], gradients)
+        del graph, g
+        for (name, axis), d in zip(spec.reads, d_x, strict=True):
+            view(grads[name][sample], axis, start, stop).add_(d)
+        del d_x, d
+        if not d_shared:
+            d_shared = d_s
+        else:
+            for total, d in zip(d_shared, d_s, strict=True):
+                total.add_(d)
+                del d
+        del d_s
+    return d_shared
+
+
+def backward_shares(
+    call: Call, module: SubModule, state: State, kept: Kept | None, d_shared: list[Tensor], sample: int, grads: State, gradients: Gradients
+) -> None:
+    spec = call.module.spec
+    assert spec.shares is not None
+    name, axis = spec.shares
+    x, mask = state[name][sample], call.masks[name][sample]
+    graphs = kept.shares.pop() if kept else []
+    for start, stop in reversed(list(slices(x.shape[axis], call.choice.share_rows))):
+        if kept:
+            graph = graphs.pop()
+        else:
+            with torch.enable_grad():
+                part = leaf(take(x, axis, start, stop))
+                out = module.share(part, take(mask, axis, start, stop), KERNELS[call.choice.kernel])
+                graph = Graph([part], [get_gradient_edge(o) for o in out if o.requires_grad])
+                del part, out
+        d_x, _ = differentiate(call, module, graph, [], [d[start:stop] for d in d_shared], gradients)
+        del graph
+        view(grads[name][sample], axis, start, stop).add_(d_x[0])
+        del d_x
+
+
+def differentiate(
+    call: Call, module: SubModule, graph: Graph, sources: list[Tensor], grads: list[Tensor], gradients: Gradients
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """The gradients of the graph's leaves and of `sources`; those of the parameters go to `gradients`."""
+    wanted = [*graph.leaves, *sources]
+    d = torch.autograd.grad(graph.results, [*wanted, *leaves_of(module)], grads, allow_unused=True)
+    gradients.add(call.module, d[len(wanted) :])
+    return d[: len(graph.leaves)], list(d[len(graph.leaves) : len(wanted)])

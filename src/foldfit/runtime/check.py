@@ -1,0 +1,97 @@
+"""Checks that a plan and its inputs belong together before anything is allocated."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from foldfit._version import __version__
+from foldfit.errors import BadInput, NotSupported
+from foldfit.ops import KERNELS
+from foldfit.plan import Plan
+from foldfit.problem import Stack
+
+if TYPE_CHECKING:
+    from foldfit.runtime.trunk import Trunk
+
+State = dict[str, Tensor]
+
+
+def describe(stack: Stack) -> str:
+    widths = "".join(f" {k}={v}" for k, v in sorted(stack.widths.items()))
+    return f"{stack.blocks} x {stack.name}{widths}"
+
+
+def check_plan(trunk: "Trunk", plan: Plan) -> None:
+    """Raises BadInput for a plan of another trunk, NotSupported for another version, world or an unknown kernel."""
+    if plan.version != __version__:
+        raise NotSupported(f"the plan was made by foldfit {plan.version}, this is {__version__}: plan again")
+    if plan.problem.world != 1:
+        raise NotSupported(f"the plan is for {plan.problem.world} ranks, this run has 1")
+    ours, theirs = [describe(s) for s in trunk.stacks()], [describe(s) for s in plan.problem.stacks]
+    if ours != theirs:
+        raise BadInput(f"the plan is for {' + '.join(theirs)}, the model is {' + '.join(ours)}: plan for this model")
+    stack_of = [spec for spec, s in zip(trunk.specs, plan.problem.stacks, strict=True) for _ in range(s.blocks)]
+    for name, choices in plan.choices.items():
+        for choice in choices:
+            if choice.kernel not in KERNELS:
+                raise NotSupported(f"choice {name} of the plan wants kernel {choice.kernel!r}; known: {', '.join(KERNELS)}")
+            if choice.rows < 1 or choice.share_rows < 0:
+                raise BadInput(f"choice {name} of the plan has {choice.rows} rows a slice: expected at least 1")
+    for step in plan.schedule:
+        check_step(step, plan, stack_of)
+    if plan.schedule.count("end") != 1:
+        raise BadInput(f"the plan's schedule has {plan.schedule.count('end')} steps `end`: expected 1")
+
+
+def check_step(step: str, plan: Plan, stack_of: list) -> None:
+    name, *rest = step.split()
+    expected = {"check": 1, "load": 1, "free": 1, "backward": 1, "run": 2, "record": 2, "end": 0}
+    if name not in expected or len(rest) != expected[name]:
+        raise BadInput(f"the plan's schedule has the step {step!r}: expected one of {', '.join(expected)}")
+    if rest and not (rest[0].isdigit() and int(rest[0]) < len(stack_of)):
+        raise BadInput(f"the plan's step {step!r} names a block that the trunk of {len(stack_of)} does not have")
+    if len(rest) == 2:
+        if rest[1] not in plan.choices:
+            raise BadInput(f"the plan's step {step!r} names a choice it does not have: {', '.join(plan.choices)}")
+        need = len(stack_of[int(rest[0])].sub_modules)
+        if len(plan.choices[rest[1]]) != need:
+            raise BadInput(f"choice {rest[1]} has {len(plan.choices[rest[1]])} sub-modules, the block of {step!r} {need}")
+
+
+def check_inputs(trunk: "Trunk", plan: Plan, state: State, masks: State, train: bool) -> tuple[torch.Size, State, State]:
+    """The batch shape, and state and masks with the samples flattened to one leading axis, in storage precision."""
+    problem = plan.problem
+    if train and problem.mode == "infer":
+        raise BadInput("the plan is an inference, but gradients are on: call under torch.no_grad(), or plan with mode='train'")
+    if not train and problem.mode == "train":
+        raise BadInput("the plan is a training step, but no gradients are on: plan with mode='infer', or leave torch.no_grad()")
+    dtype = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[problem.precision]
+    batch = state["z"].shape[:-3] if "z" in state else torch.Size()
+    out: State = {}
+    out_masks: State = {}
+    for spec, stack in zip(trunk.specs, problem.stacks, strict=True):
+        numbers = {"n_seq": stack.rows, "n_extra": stack.rows, "n_res": problem.n_res, **spec.widths}
+        for name, dims in spec.state.items():
+            if name in out:
+                continue
+            x, shape = state.get(name), (*batch, *(numbers[d] for d in dims))
+            expected = f"{name} [{', '.join(dims)}] = {list(shape)}"
+            if x is None or tuple(x.shape) != shape:
+                raise BadInput(f"expected {expected}, got {'nothing' if x is None else list(x.shape)}: plan for these sizes")
+            if x.dtype != dtype:
+                raise BadInput(f"{name} is {x.dtype}, the plan is {problem.precision}: call {name}.to({dtype}), or plan in its precision")
+            if x.device.type != problem.device_type:
+                raise BadInput(f"{name} is on {x.device.type}, the plan is for {problem.device}: move it, or plan for this device")
+            out[name] = x.reshape(-1, *shape[len(batch) :])
+            mask = masks.get(name)
+            if mask is None:
+                mask = x.new_ones(()).expand(shape[:-1])
+            if tuple(mask.shape) != shape[:-1]:
+                raise BadInput(f"{spec.masks[name]}: expected {list(shape[:-1])}, got {list(mask.shape)}")
+            out_masks[name] = mask.to(dtype).reshape(-1, *shape[len(batch) : -1]).contiguous()
+    if len(out["z"]) != problem.batch:
+        raise BadInput(f"the plan is for a batch of {problem.batch}, got {len(out['z'])}")
+    if problem.parameters != {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}.get(next(trunk.parameters()).dtype):
+        raise BadInput(f"the plan has parameters in {problem.parameters}, the model in {next(trunk.parameters()).dtype}: plan again, or call .to()")
+    return batch, out, out_masks

@@ -1,0 +1,151 @@
+"""Runs a plan's schedule over the blocks of a trunk: one executor for inference and training."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from foldfit.model import SubModule
+from foldfit.plan import Choice, Plan
+from foldfit.runtime import apply
+from foldfit.runtime.apply import Call, Kept, State
+from foldfit.runtime.dropout import drop_mask
+from foldfit.runtime.parameters import Gradients
+
+Watch = Callable[[str, str], None]
+"""Told (step, sub-module) after each sub-module that ran."""
+
+
+@dataclass
+class Record:
+    """A block that ran for its backward: per sub-module, the versions of the state it read and what it kept."""
+
+    choices: tuple[Choice, ...]
+    calls: list[tuple[State, Kept | None]]
+
+
+class Executor:
+    """One run of a plan over `blocks` of sub-modules. `state` is changed in place only where the schedule owns it."""
+
+    def __init__(self, blocks: list[list[SubModule]], plan: Plan, masks: State, seed: int | None, watch: Watch | None = None) -> None:
+        self.blocks, self.plan, self.masks, self.seed = blocks, plan, masks, seed
+        self.watch = watch or (lambda step, sub_module: None)
+        self.state: State | None = None
+        self.owned: set[str] = set()
+        """The tensors of the state that nothing else holds, so that a run may write into them."""
+        self.checkpoints: dict[int, State] = {}
+        self.records: dict[int, Record] = {}
+        self.grads: State = {}
+        self.gradients: Gradients | None = None
+        self.needed: list[set[str]] = []
+        for block in reversed(blocks):
+            own = {name for sub in block for name, _ in (*sub.spec.reads, sub.spec.writes)}
+            self.needed.insert(0, own | (self.needed[0] if self.needed else set()))
+        self.done: list[str] = []
+
+    def forward(self, state: State) -> State:
+        """The steps up to `end`. Returns the final state."""
+        self.state = dict(state)
+        self.owned = set(self.state) if self.plan.problem.inputs == "overwritten" else set()
+        with matmul_precision(self.plan.problem.precision):
+            for step in self.plan.schedule[: self.end]:
+                self.do(step)
+        out, self.state = self.state, None
+        assert out is not None
+        return out
+
+    def backward(self, grads: State, parameters: list[nn.Parameter]) -> tuple[State, Gradients]:
+        """The steps after `end`, from the gradients of the final state (which it overwrites) to those of the first."""
+        self.grads, self.gradients = grads, Gradients(parameters)
+        with matmul_precision(self.plan.problem.precision):
+            for step in self.plan.schedule[self.end + 1 :]:
+                self.do(step)
+        out, gradients, self.grads, self.gradients = self.grads, self.gradients, {}, None
+        return out, gradients
+
+    @property
+    def end(self) -> int:
+        return self.plan.schedule.index("end")
+
+    def enter(self, block: int) -> State:
+        """The state without the tensors that no block from this one on has: an MSA ends with its stack."""
+        assert self.state is not None
+        for name in set(self.state) - self.needed[block]:
+            del self.state[name]
+        return self.state
+
+    def do(self, step: str) -> None:
+        name, block, *choice = step.split()
+        getattr(self, f"step_{name}")(int(block), *choice)
+        self.done.append(step)
+
+    def step_check(self, block: int) -> None:
+        assert self.state is not None
+        self.checkpoints[block] = dict(self.state)
+        self.owned = set()
+
+    def step_load(self, block: int) -> None:
+        self.state = dict(self.checkpoints[block])
+        self.owned = set()
+
+    def step_free(self, block: int) -> None:
+        del self.checkpoints[block]
+
+    def step_run(self, block: int, choice: str) -> None:
+        state = self.enter(block)
+        written = {sub.spec.writes[0] for sub in self.blocks[block]}
+        for name in sorted(written - self.owned):
+            state[name] = state[name].clone()
+        self.owned |= written
+        for call in self.calls(block, self.plan.choices[choice]):
+            apply.forward(call, state, state[call.module.spec.writes[0]])
+            self.watch(f"run {block}", call.module.spec.name)
+
+    def step_record(self, block: int, choice: str) -> None:
+        state = self.enter(block)
+        record = Record(self.plan.choices[choice], [])
+        for call in self.calls(block, record.choices):
+            spec = call.module.spec
+            inputs = {name: state[name] for name, _ in (*spec.reads, *((spec.shares,) if spec.shares else ()))}
+            version, kept = apply.record(call, state)
+            record.calls.append((inputs, kept))
+            state[spec.writes[0]] = version
+            del version, inputs, kept
+            self.watch(f"record {block}", spec.name)
+        self.records[block] = record
+        self.owned = set()
+
+    def step_backward(self, block: int) -> None:
+        self.state = None
+        assert self.gradients is not None
+        record = self.records.pop(block)
+        for name in {name for sub in self.blocks[block] for name, _ in sub.spec.reads} - set(self.grads):
+            self.grads[name] = torch.zeros_like(next(v[name] for v, _ in record.calls if name in v))
+        for call in reversed(list(self.calls(block, record.choices))):
+            inputs, kept = record.calls.pop()
+            apply.backward(call, inputs, kept, self.grads, self.gradients)
+            del inputs, kept
+            self.watch(f"backward {block}", call.module.spec.name)
+
+    def calls(self, block: int, choices: tuple[Choice, ...]) -> Iterator[Call]:
+        """Its sub-modules, ready to run. Dropout depends on the logical position only, so a plan never changes it."""
+        for i, (module, choice) in enumerate(zip(self.blocks[block], choices, strict=True)):
+            drop = None
+            if self.seed is not None and module.spec.dropout:
+                tensor, axis = module.spec.writes
+                shape = self.masks[tensor].shape[1:]
+                drop = drop_mask(module.spec, (shape[axis], shape[1 - axis]), (self.seed, block, i), self.masks[tensor])
+            yield Call(module, choice, self.masks, drop)
+
+
+@contextlib.contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """tf32 for that precision class alone, IEEE fp32 for every other, and afterwards as it was."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

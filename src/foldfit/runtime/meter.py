@@ -1,0 +1,91 @@
+"""Measures peak bytes of tensors: exactly on the CPU, by the allocator's own count on CUDA."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+class TensorMeter(TorchDispatchMode):
+    """Bytes of the storages born inside the context and still alive: `now`, and the largest value of it, `peak`.
+
+    Tensors that existed before are not counted; tell it of them with `adopt`.
+    """
+
+    def __init__(self, on_change: Callable[["TensorMeter"], None] | None = None) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.live: dict[int, int] = {}
+        self.on_change = on_change
+
+    def adopt(self, x: Tensor) -> None:
+        """Counts x's storage until it is freed."""
+        storage = x.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.live:
+            return
+        self.live[key] = size
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._freed, key, size)
+
+    def _freed(self, key: int, size: int) -> None:
+        self.now -= size
+        self.live.pop(key, None)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {x.untyped_storage()._cdata for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for x in tree_iter(out):
+            if isinstance(x, Tensor) and x.untyped_storage()._cdata not in before:
+                self.adopt(x)
+        if self.on_change is not None:
+            self.on_change(self)
+        return out
+
+
+class CpuMeter:
+    """Peak of tensors on the CPU between `reset` and `peak`, both in bytes; `alive` counts what is given to it as well."""
+
+    def __init__(self, alive: list[Tensor]) -> None:
+        self.mode = TensorMeter()
+        for x in alive:
+            self.mode.adopt(x)
+
+    def __enter__(self) -> "CpuMeter":
+        self.mode.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.mode.__exit__(*error)
+
+    def reset(self) -> None:
+        self.mode.peak = self.mode.now
+
+    def peak(self) -> int:
+        return self.mode.peak
+
+
+class CudaMeter:
+    """Peak of the caching allocator's allocated bytes (`max_memory_allocated`) between `reset` and `peak`."""
+
+    def __init__(self, alive: list[Tensor]) -> None:
+        self.device = alive[0].device
+
+    def __enter__(self) -> "CudaMeter":
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def reset(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak(self) -> int:
+        return torch.cuda.max_memory_allocated(self.device)

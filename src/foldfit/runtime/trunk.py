@@ -1,0 +1,135 @@
+"""The trunks as ordinary nn.Modules: hand them a plan, or none for the default one."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foldfit.errors import BadInput
+from foldfit.model import SUB_MODULES, SubModule
+from foldfit.plan import Plan
+from foldfit.problem import Stack
+from foldfit.runtime.apply import State
+from foldfit.runtime.check import check_inputs, check_plan
+from foldfit.runtime.default import default_plan
+from foldfit.runtime.executor import Executor, Watch
+from foldfit.stacks import StackSpec, stack_spec
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trunk(nn.Module):
+    """Stacks in a row. `stacks`: (name, blocks, widths that differ from the defaults). The state has the tensors of the
+    stacks' specs, the result those of the last stack's: `m` [n_seq, n_res, c_m], `e` [n_extra, n_res, c_e], `s` [n_res, c_s], `z` [n_res, n_res, c_z]."""
+
+    def __init__(self, *stacks: tuple[str, int, dict[str, int]]) -> None:
+        super().__init__()
+        for name, n_blocks, _ in stacks:
+            if not isinstance(n_blocks, int) or n_blocks < 1:
+                raise BadInput(f"{name}: expected at least 1 block, got {n_blocks!r}")
+        self.layout = stacks
+        self.specs: list[StackSpec] = [stack_spec(name, **widths) for name, _, widths in stacks]
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({sub.name: SUB_MODULES[sub.kind](sub) for sub in spec.sub_modules})
+            for spec, (_, n_blocks, _) in zip(self.specs, stacks, strict=True)
+            for _ in range(n_blocks)
+        )
+
+    def stacks(self, n_seq: int = 0, n_extra: int = 0) -> tuple[Stack, ...]:
+        """As the problem of a plan names them."""
+        rows = {"evoformer": n_seq, "extra_msa": n_extra or n_seq, "pairformer": 0}
+        return tuple(Stack(name, n_blocks, rows[name], dict(widths)) for name, n_blocks, widths in self.layout)
+
+    def run(self, state: State, masks: State, plan: Plan | None = None, watch: Watch | None = None) -> State:
+        """The state after all blocks. `state`, `masks`: by tensor name, batch dimensions may lead; a missing mask is all ones.
+
+        Raises BadInput where the plan is for other stacks, sizes, precision or device than these.
+        """
+        train = torch.is_grad_enabled() and (
+            any(p.requires_grad for p in self.parameters()) or any(x.requires_grad for x in state.values())
+        )
+        if plan is None:
+            plan = default_plan(self, state, "train" if train else "infer")
+        check_plan(self, plan)
+        batch, state, masks = check_inputs(self, plan, state, masks, train)
+        names = list(state)
+        blocks: list[list[SubModule]] = [list(block.values()) for block in self.blocks]  # type: ignore[operator]
+        seed = int(torch.randint(2**62, ())) if self.training and plan.problem.dropout else None
+        executor = Executor(blocks, plan, masks, seed, watch)
+        if plan.problem.mode == "infer":
+            with torch.no_grad():
+                out = executor.forward(state)
+        else:
+            parameters = list(self.parameters())
+            last = list(self.specs[-1].state)
+            result = Differentiable.apply(executor, names, last, parameters, *state.values(), *parameters)
+            out = dict(zip(last, result, strict=True))
+        return {name: x.view(*batch, *x.shape[1:]) for name, x in out.items()}
+
+
+class Differentiable(torch.autograd.Function):
+    """Joins a planned run to the caller's graph: its forward is the schedule up to `end`, its backward the rest."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, executor: Executor, names: list[str], last: list[str], parameters: list[nn.Parameter], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.executor, ctx.names, ctx.last, ctx.parameters = executor, names, last, parameters
+        out = executor.forward(dict(zip(names, tensors, strict=False)))
+        return tuple(out[name] for name in last)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        executor, ctx.executor = ctx.executor, None
+        if executor is None:
+            raise BadInput("a planned step ran backward already, and its tensors are freed: run forward again")
+        copies = {name: g.clone(memory_format=torch.contiguous_format) for name, g in zip(ctx.last, grads, strict=True)}
+        d_state, gradients = executor.backward(copies, ctx.parameters)
+        del copies
+        return (None, None, None, None, *(d_state[name] for name in ctx.names), *(gradients.pop(p) for p in ctx.parameters))
+
+
+class Evoformer(Trunk):
+    """AF2 Suppl. Alg. 6 "EvoformerStack". `widths`: c_m, c_z, msa_heads, ... where they differ from AF2's."""
+
+    def __init__(self, n_blocks: int = 48, **widths: int) -> None:
+        super().__init__(("evoformer", n_blocks, widths))
+
+    def forward(
+        self, m: Tensor, z: Tensor, msa_mask: Tensor | None = None, pair_mask: Tensor | None = None, plan: Plan | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """m [*, n_seq, n_res, c_m], z [*, n_res, n_res, c_z], masks without channels -> m, z."""
+        out = self.run({"m": m, "z": z}, given(m=msa_mask, z=pair_mask), plan)
+        return out["m"], out["z"]
+
+
+class ExtraMSAStack(Trunk):
+    """AF2 Suppl. Alg. 18 "ExtraMsaStack". `widths`: c_e, c_z, ... where they differ from AF2's."""
+
+    def __init__(self, n_blocks: int = 4, **widths: int) -> None:
+        super().__init__(("extra_msa", n_blocks, widths))
+
+    def forward(
+        self, m: Tensor, z: Tensor, msa_mask: Tensor | None = None, pair_mask: Tensor | None = None, plan: Plan | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """m [*, n_extra, n_res, c_e], z [*, n_res, n_res, c_z], masks without channels -> m, z."""
+        out = self.run({"e": m, "z": z}, given(e=msa_mask, z=pair_mask), plan)
+        return out["e"], out["z"]
+
+
+class Pairformer(Trunk):
+    """AF3 Suppl. Alg. 17 "PairformerStack". `widths`: c_s, c_z, ... where they differ from AF3's."""
+
+    def __init__(self, n_blocks: int = 48, **widths: int) -> None:
+        super().__init__(("pairformer", n_blocks, widths))
+
+    def forward(
+        self, s: Tensor, z: Tensor, seq_mask: Tensor | None = None, pair_mask: Tensor | None = None, plan: Plan | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """s [*, n_res, c_s], z [*, n_res, n_res, c_z], masks without channels -> s, z."""
+        out = self.run({"s": s, "z": z}, given(s=seq_mask, z=pair_mask), plan)
+        return out["s"], out["z"]
+
+
+def given(**masks: Tensor | None) -> State:
+    return {name: mask for name, mask in masks.items() if mask is not None}

@@ -1,0 +1,24 @@
+"""What a trunk is, as data. `stack_spec("evoformer", c_m=64)` gives one with some of AF2's widths changed."""
+
+from foldfit.errors import BadInput
+from foldfit.stacks.evoformer import evoformer, extra_msa
+from foldfit.stacks.pairformer import pairformer
+from foldfit.stacks.spec import Kernel, Parameter, Phase, StackSpec, SubModuleSpec
+
+STACKS = {"evoformer": evoformer, "extra_msa": extra_msa, "pairformer": pairformer}
+
+
+def stack_spec(name: str, **widths: int) -> StackSpec:
+    """The stack of that name; `widths` change its defaults. Raises BadInput for an unknown name or width, or one below 1."""
+    if name not in STACKS:
+        raise BadInput(f"unknown stack {name!r}: expected one of {', '.join(STACKS)}")
+    known = STACKS[name]().widths
+    for width, value in widths.items():
+        if width not in known:
+            raise BadInput(f"unknown width {width!r} of stack {name}: expected one of {', '.join(known)}")
+        if not isinstance(value, int) or value < 1:
+            raise BadInput(f"width {width} of stack {name}: expected a whole number of at least 1, got {value!r}")
+    return STACKS[name](**widths)
+
+
+__all__ = ["STACKS", "Kernel", "Parameter", "Phase", "StackSpec", "SubModuleSpec", "stack_spec"]

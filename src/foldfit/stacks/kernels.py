@@ -1,0 +1,31 @@
+"""Which kernels can run which sub-module, by device type."""
+
+from foldfit.stacks import attention_kernels as attention
+from foldfit.stacks import pair_kernels as pair
+from foldfit.stacks import sdpa_kernels as sdpa
+from foldfit.stacks import single_kernels as single
+from foldfit.stacks.spec import Kernel, Phase
+
+Kernels = dict[str, dict[str, Kernel]]
+"""Kernel name -> device type -> cost."""
+
+
+def anywhere(update: Phase, share: Phase | None = None) -> dict[str, Kernel]:
+    return {"cpu": Kernel(update, share), "cuda": Kernel(update, share)}
+
+
+COLUMN_ATTENTION: Kernels = {"reference": anywhere(attention.UNBIASED_UPDATE), "sdpa": anywhere(sdpa.UNBIASED_UPDATE)}
+ROW_ATTENTION: Kernels = {
+    "reference": anywhere(attention.UPDATE, attention.ROW_SHARE),
+    "sdpa": {"cpu": Kernel(sdpa.CPU_UPDATE, attention.ROW_SHARE), "cuda": Kernel(sdpa.CUDA_UPDATE, attention.ROW_SHARE)},
+}
+TRIANGLE_ATTENTION: Kernels = {
+    "reference": anywhere(attention.UPDATE, attention.TRIANGLE_SHARE),
+    "sdpa": {"cpu": Kernel(sdpa.CPU_UPDATE, attention.TRIANGLE_SHARE), "cuda": Kernel(sdpa.CUDA_UPDATE, attention.TRIANGLE_SHARE)},
+}
+GLOBAL_ATTENTION: Kernels = {"reference": anywhere(single.GLOBAL_UPDATE)}
+SINGLE_ATTENTION: Kernels = {"reference": anywhere(single.SINGLE_UPDATE, single.SINGLE_SHARE)}
+TRIANGLE_MULTIPLICATION: Kernels = {"reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE)}
+OUTER_PRODUCT_MEAN: Kernels = {"reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE)}
+RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE)}
+SWIGLU_TRANSITION: Kernels = {"reference": anywhere(pair.SWIGLU_UPDATE)}

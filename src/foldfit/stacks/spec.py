@@ -1,0 +1,96 @@
+"""What a sub-module is, as data: the axes it maps, its parameters, and what each kernel that can run it costs.
+
+One letter a ROLE, not a size (`sizes` in cost/sizes.py gives them numbers):
+    r rows at hand    R all rows    n the other axis    k keys    c channels in    z channels of the pair or out
+    h heads           d head dim    e heads * head dim  u hidden  o p outer-product channels    t 1 if a slice is copied, else 0
+An expression is a sum of tensors, "r n c + 4 r n e + f32 2 r n": a leading number counts, `f32` fixes 4 bytes an element
+where the others have the storage precision's.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Axis = tuple[str, int]
+"""(state tensor, its axis that is mapped over)"""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One call, of `share` or of `update`, on r rows. Bytes and FLOPs are of what the call itself makes.
+
+    `matmuls`: einsum strings; two FLOPs per multiply-add, twice as many again in backward.
+    `moves`, `back_moves`: every tensor read or written once, by forward and by backward.
+    `forward`, `record`, `backward`: the moments that may be the memory peak: all tensors of the call alive then, without
+    gradients, with gradients recorded, and in backward (what forward saved included).
+    `saved`: what autograd keeps from forward to backward. `calls`, `back_calls`: kernels launched.
+    """
+
+    matmuls: tuple[str, ...]
+    moves: str
+    back_moves: str
+    forward: tuple[str, ...]
+    record: tuple[str, ...]
+    saved: str
+    backward: tuple[str, ...]
+    calls: int
+    back_calls: int
+    back_matmuls: tuple[str, ...] | None = None
+    """The matmuls of backward where they are not each forward one twice."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute a sub-module: a name in `foldfit.ops.KERNELS` and its two phases."""
+
+    update: Phase
+    share: Phase | None = None
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    precisions: tuple[str, ...] = ("fp32", "tf32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """`dims`: its shape in role letters, AlphaFold's own layout. `key`: its name in AlphaFold's published file, below the block."""
+
+    dims: str
+    key: str = ""
+    init: Literal["lecun", "relu", "zeros", "ones"] = "lecun"
+
+
+@dataclass(frozen=True)
+class SubModuleSpec:
+    """One sub-module of a block: a row map with at most one gathered side input (docs/design.md, 3)."""
+
+    name: str
+    kind: str
+    algorithm: str
+    reads: tuple[Axis, ...]
+    writes: Axis
+    widths: dict[str, int]
+    parameters: dict[str, Parameter | None]
+    kernels: dict[str, dict[str, Kernel]]
+    """Kernel name -> device type ("cpu", "cuda") -> its cost."""
+    shares: Axis | None = None
+    shared: tuple[str, ...] = ()
+    """The dims of the tensors that `share` yields once gathered; of `shares`' sizes."""
+    shared_masks: int = 0
+    """How many of them, at the end, are masks and have no gradient."""
+    dropout: float = 0.0
+    dropout_over: Literal["r", "n"] = "r"
+    """The axis (in mapped order) along which the dropout mask is the same: AF2 Suppl. 1.11.6."""
+
+
+@dataclass(frozen=True)
+class StackSpec:
+    """A stack of equal blocks. `state`: tensor -> its axes and channel width, in the order in which tensors enter."""
+
+    name: str
+    algorithm: str
+    state: dict[str, tuple[str, ...]]
+    widths: dict[str, int]
+    sub_modules: tuple[SubModuleSpec, ...]
+    prefix: str = ""
+    """Where AlphaFold's published file keeps the stack's parameters."""
+    default_blocks: int = 48
+    masks: dict[str, str] = field(default_factory=dict)
+    """State tensor -> the name of its mask."""
