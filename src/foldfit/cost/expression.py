@@ -1,0 +1,41 @@
+"""Numbers of the expressions in specs: "r n c + f32 2 r n" under sizes is bytes, "r n c, c u -> r n u" FLOPs."""
+
+from functools import cache
+from math import prod
+
+Sizes = dict[str, int]
+"""Role letter -> size (stacks/spec.py has the letters)."""
+
+
+@cache
+def terms(expression: str) -> tuple[tuple[int, bool, tuple[str, ...]], ...]:
+    """(count, is it fp32 whatever the storage, role letters) of every term."""
+    out = []
+    for term in expression.split("+"):
+        words = term.split()
+        if not words:
+            continue
+        f32 = words[0] == "f32"
+        words = words[f32:]
+        count = int(words[0]) if words[0].isdigit() else 1
+        out.append((count, f32, tuple(w for w in words if not w.isdigit())))
+    return tuple(out)
+
+
+def nbytes(expression: str, sizes: Sizes, itemsize: int, align: int = 1) -> int:
+    """Bytes of all tensors of the expression, each rounded up to `align`."""
+    total = 0
+    for count, f32, letters in terms(expression):
+        size = (4 if f32 else itemsize) * prod([sizes[x] for x in letters])
+        total += count * (-(-size // align) * align)
+    return total
+
+
+@cache
+def einsum_letters(equation: str) -> tuple[str, ...]:
+    return tuple(sorted(set(equation.replace(",", " ").replace("->", " ").split())))
+
+
+def matmul_flops(equation: str, sizes: Sizes) -> int:
+    """Two per multiply-add: 2 * the product of every distinct letter."""
+    return 2 * prod([sizes[x] for x in einsum_letters(equation)])
