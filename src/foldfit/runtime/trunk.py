@@ -1,12 +1,14 @@
 """The trunks as ordinary nn.Modules: hand them a plan, or none for the default one."""
 
-from typing import Any
+import os
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from foldfit.errors import BadInput
 from foldfit.model import SUB_MODULES, SubModule
+from foldfit.model.weights import Weights, count_blocks, load_stack, read_npz
 from foldfit.plan import Plan
 from foldfit.problem import Stack
 from foldfit.runtime.apply import State
@@ -35,6 +37,18 @@ class Trunk(nn.Module):
             for _ in range(n_blocks)
         )
 
+    def load_alphafold(self, source: "str | os.PathLike[str] | Weights") -> "Trunk":
+        """Reads AlphaFold's published parameters for every stack. Raises BadInput, naming the keys that are wrong."""
+        weights, start = read_npz(source), 0
+        for spec, (_, n_blocks, _) in zip(self.specs, self.layout, strict=True):
+            load_stack(spec, self.sub_modules()[start : start + n_blocks], weights)
+            start += n_blocks
+        return self
+
+    def sub_modules(self) -> list[list[SubModule]]:
+        """Of each block, in order."""
+        return [list(block.values()) for block in self.blocks]  # type: ignore[operator]
+
     def stacks(self, n_seq: int = 0, n_extra: int = 0) -> tuple[Stack, ...]:
         """As the problem of a plan names them."""
         rows = {"evoformer": n_seq, "extra_msa": n_extra or n_seq, "pairformer": 0}
@@ -53,9 +67,8 @@ class Trunk(nn.Module):
         check_plan(self, plan)
         batch, state, masks = check_inputs(self, plan, state, masks, train)
         names = list(state)
-        blocks: list[list[SubModule]] = [list(block.values()) for block in self.blocks]  # type: ignore[operator]
         seed = int(torch.randint(2**62, ())) if self.training and plan.problem.dropout else None
-        executor = Executor(blocks, plan, masks, seed, watch)
+        executor = Executor(self.sub_modules(), plan, masks, seed, watch)
         if plan.problem.mode == "infer":
             with torch.no_grad():
                 out = executor.forward(state)
@@ -95,6 +108,14 @@ class Evoformer(Trunk):
     def __init__(self, n_blocks: int = 48, **widths: int) -> None:
         super().__init__(("evoformer", n_blocks, widths))
 
+    @classmethod
+    def from_alphafold(cls, source: "str | os.PathLike[str] | Weights", **widths: int) -> Self:
+        """With the parameters, and as many blocks, as AlphaFold's `.npz` (or a mapping of the same keys) has."""
+        weights = read_npz(source)
+        model = cls(count_blocks(stack_spec("evoformer", **widths), weights), **widths)
+        model.load_alphafold(weights)
+        return model
+
     def forward(
         self, m: Tensor, z: Tensor, msa_mask: Tensor | None = None, pair_mask: Tensor | None = None, plan: Plan | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -108,6 +129,14 @@ class ExtraMSAStack(Trunk):
 
     def __init__(self, n_blocks: int = 4, **widths: int) -> None:
         super().__init__(("extra_msa", n_blocks, widths))
+
+    @classmethod
+    def from_alphafold(cls, source: "str | os.PathLike[str] | Weights", **widths: int) -> Self:
+        """With the parameters, and as many blocks, as AlphaFold's `.npz` (or a mapping of the same keys) has."""
+        weights = read_npz(source)
+        model = cls(count_blocks(stack_spec("extra_msa", **widths), weights), **widths)
+        model.load_alphafold(weights)
+        return model
 
     def forward(
         self, m: Tensor, z: Tensor, msa_mask: Tensor | None = None, pair_mask: Tensor | None = None, plan: Plan | None = None

@@ -1,0 +1,102 @@
+"""The option table of a problem: for every sub-module, every kernel, slice and keep-or-recompute, with bytes and seconds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from foldfit.cost.devices import Device
+from foldfit.cost.memory import Bytes, Setting, sub_module_bytes
+from foldfit.cost.seconds import sub_module_seconds
+from foldfit.cost.sizes import Shapes, shapes_of
+from foldfit.plan import Choice
+from foldfit.problem import Problem, Stack
+from foldfit.stacks import StackSpec, SubModuleSpec
+
+CUDA_ALIGN = 512
+"""Bytes: PyTorch's caching allocator rounds every tensor up to it."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A choice with what it costs: bytes as in cost/memory.py, seconds forward and backward."""
+
+    choice: Choice
+    bytes: Bytes
+    seconds: float
+    back_seconds: float
+    recordable: bool
+
+
+@dataclass(frozen=True)
+class SubModuleOptions:
+    spec: SubModuleSpec
+    written: int
+    """Bytes of the state tensor it writes."""
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """A stack's part of the option table. `state`: bytes of its state tensors, by name."""
+
+    spec: StackSpec
+    blocks: int
+    shapes: Shapes
+    state: dict[str, int]
+    sub_modules: tuple[SubModuleOptions, ...]
+
+
+@dataclass(frozen=True)
+class OptionTable:
+    """What a policy chooses from."""
+
+    problem: Problem
+    device: Device
+    stacks: tuple[StackOptions, ...]
+
+
+@lru_cache
+def slice_rows(total: int) -> tuple[int, ...]:
+    """Every slice worth having, largest first: for each number of slices the fewest rows that give it."""
+    return tuple(sorted({-(-total // count) for count in range(1, total + 1)}, reverse=True))
+
+
+def option_table(problem: Problem, device: Device) -> OptionTable:
+    """All options of all stacks. Raises NotSupported for a precision that the device does not have."""
+    device.peak(problem.precision)
+    return OptionTable(problem, device, tuple(stack_options(problem, stack, device) for stack in problem.stacks))
+
+
+def setting_of(problem: Problem, shapes: Shapes) -> Setting:
+    stored = {"fp32": "fp32", "tf32": "fp32"}.get(problem.precision, problem.precision)
+    return Setting(
+        shapes, problem.itemsize, problem.batch, cast=stored != problem.parameters, dropout=problem.dropout,
+        align=CUDA_ALIGN if problem.device_type == "cuda" else 1,
+    )
+
+
+def stack_options(problem: Problem, stack: Stack, device: Device) -> StackOptions:
+    spec, shapes = shapes_of(problem, stack)
+    setting = setting_of(problem, shapes)
+    state = {name: problem.batch * shapes.elements(name) * problem.itemsize for name in shapes.axes}
+    subs = []
+    for sub in spec.sub_modules:
+        options = tuple(o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, setting, device))
+        subs.append(SubModuleOptions(sub, state[sub.writes[0]], options))
+    return StackOptions(spec, stack.blocks, shapes, state, tuple(subs))
+
+
+def kernel_options(sub: SubModuleSpec, name: str, problem: Problem, setting: Setting, device: Device) -> Iterator[Option]:
+    """Nothing where the kernel does not run on this device or in this precision."""
+    kernel = sub.kernels[name].get(problem.device_type)
+    if kernel is None or problem.precision not in kernel.precisions:
+        return
+    total = setting.shapes.axes[sub.reads[0][0]][sub.reads[0][1]]
+    shared = setting.shapes.axes[sub.shares[0]][sub.shares[1]] if sub.shares else 0
+    for rows in slice_rows(total):
+        # As many rows of the share at a time as of the update, in proportion: its moments are the smaller ones.
+        share_rows = -(-rows * shared // total) if shared else 0
+        for recompute in (False, True) if problem.mode == "train" else (False,):
+            choice = Choice(name, rows, share_rows, recompute)
+            forward, back = sub_module_seconds(sub, kernel, choice, setting, device, problem.precision)
+            yield Option(choice, sub_module_bytes(sub, kernel, choice, setting), forward, back, bool(kernel.update.record))
