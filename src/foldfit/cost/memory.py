@@ -105,6 +105,7 @@ def sub_module_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, settin
     update = Slices(spec, kernel.update, spec.reads, choice.rows, setting)
     update.update_phase = kernel.update
     cast = parameter_bytes(spec, setting.itemsize, setting.align) if setting.cast else 0
+    drop = drop_bytes(spec, setting)
     shared = shared_grads = 0
     share = None
     if spec.shares and kernel.share:
@@ -117,7 +118,7 @@ def sub_module_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, settin
     if choice.recompute or not recordable:
         back_update = shared + update.backward(shared_grads, kept=False)
         back_share = share.backward(0, kept=False) + shared_grads if share else 0
-        return Bytes(forward, 0, cast + max(share_forward, back_update, back_share), forward)
+        return Bytes(drop + forward, 0, drop + cast + max(share_forward, back_update, back_share), drop + forward)
     share_saved = share.saved_all() if share else 0
     one = shared + share_saved + update.saved_all()
     before = (setting.batch - 1) * one
@@ -126,7 +127,16 @@ def sub_module_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, settin
         shared + share_saved + update.backward(shared_grads, kept=True),
         (shared_grads + share.backward(0, kept=True)) if share else 0,
     )
-    return Bytes(cast + before + record, cast + before + one, cast + before + back, forward)
+    return Bytes(drop + cast + before + record, cast + before + one, drop + cast + before + back, drop + forward)
+
+
+def drop_bytes(spec: SubModuleSpec, setting: Setting) -> int:
+    """Of the dropout mask, [1, n, c] or [r, 1, c]."""
+    if not (setting.dropout and spec.dropout):
+        return 0
+    tensor, axis = spec.writes
+    over = axis if spec.dropout_over == "n" else 1 - axis
+    return setting.itemsize * setting.shapes.axes[tensor][over] * setting.shapes.channels[tensor]
 
 
 def parameter_bytes(spec: SubModuleSpec, itemsize: int, align: int = 1) -> int:
@@ -135,3 +145,7 @@ def parameter_bytes(spec: SubModuleSpec, itemsize: int, align: int = 1) -> int:
 
 def parameter_count(spec: SubModuleSpec) -> int:
     return parameter_bytes(spec, 1)
+
+
+def parameter_tensors(spec: SubModuleSpec) -> int:
+    return sum(p is not None for p in spec.parameters.values())

@@ -99,14 +99,16 @@ class Executor:
         for name in sorted(written - self.owned):
             state[name] = state[name].clone()
         self.owned |= written
-        for call in self.calls(block, self.plan.choices[choice]):
+        for i, c in enumerate(self.plan.choices[choice]):
+            call = self.call(block, i, c)
             apply.forward(call, state, state[call.module.spec.writes[0]])
             self.watch(f"run {block}", call.module.spec.name)
 
     def step_record(self, block: int, choice: str) -> None:
         state = self.enter(block)
         record = Record(self.plan.choices[choice], [])
-        for call in self.calls(block, record.choices):
+        for i, c in enumerate(record.choices):
+            call = self.call(block, i, c)
             spec = call.module.spec
             inputs = {name: state[name] for name, _ in (*spec.reads, *((spec.shares,) if spec.shares else ()))}
             version, kept = apply.record(call, state)
@@ -123,21 +125,21 @@ class Executor:
         record = self.records.pop(block)
         for name in {name for sub in self.blocks[block] for name, _ in sub.spec.reads} - set(self.grads):
             self.grads[name] = torch.zeros_like(next(v[name] for v, _ in record.calls if name in v))
-        for call in reversed(list(self.calls(block, record.choices))):
+        for i, c in reversed(list(enumerate(record.choices))):
+            call = self.call(block, i, c)
             inputs, kept = record.calls.pop()
             apply.backward(call, inputs, kept, self.grads, self.gradients)
             del inputs, kept
             self.watch(f"backward {block}", call.module.spec.name)
 
-    def calls(self, block: int, choices: tuple[Choice, ...]) -> Iterator[Call]:
-        """Its sub-modules, ready to run. Dropout depends on the logical position only, so a plan never changes it."""
-        for i, (module, choice) in enumerate(zip(self.blocks[block], choices, strict=True)):
-            drop = None
-            if self.seed is not None and module.spec.dropout:
-                tensor, axis = module.spec.writes
-                shape = self.masks[tensor].shape[1:]
-                drop = drop_mask(module.spec, (shape[axis], shape[1 - axis]), (self.seed, block, i), self.masks[tensor])
-            yield Call(module, choice, self.masks, drop)
+    def call(self, block: int, i: int, choice: Choice) -> Call:
+        """Its i-th sub-module, ready to run. Dropout depends on the logical position only, so a plan never changes it."""
+        module, drop = self.blocks[block][i], None
+        if self.seed is not None and module.spec.dropout:
+            tensor, axis = module.spec.writes
+            shape = self.masks[tensor].shape[1:]
+            drop = drop_mask(module.spec, (shape[axis], shape[1 - axis]), (self.seed, block, i), self.masks[tensor])
+        return Call(module, choice, self.masks, drop)
 
 
 @contextlib.contextmanager

@@ -66,6 +66,9 @@ class CpuMeter:
     def reset(self) -> None:
         self.mode.peak = self.mode.now
 
+    def now(self) -> int:
+        return self.mode.now
+
     def peak(self) -> int:
         return self.mode.peak
 
@@ -86,6 +89,9 @@ class CudaMeter:
 
     def reset(self) -> None:
         torch.cuda.reset_peak_memory_stats(self.device)
+
+    def now(self) -> int:
+        return torch.cuda.memory_allocated(self.device)
 
     def peak(self) -> int:
         return torch.cuda.max_memory_allocated(self.device)

@@ -1,0 +1,53 @@
+"""The command line. Verbs are imported when they are called, so that `--help` is instant and `plan` never sees torch."""
+
+import argparse
+import importlib
+import sys
+
+from foldfit._version import __version__
+from foldfit.errors import FoldfitError
+
+VERBS = {
+    "plan": "the fastest plan that fits, with its certificate",
+    "run": "run a plan: promised against measured",
+    "compare": "every policy side by side, and the memory-time frontier",
+    "max": "the longest n_res for each of several limits",
+    "analyze": "where the memory goes: the study's estimation for any sizes",
+    "devices": "the devices that foldfit knows",
+    "doctor": "what this machine has",
+}
+
+
+def parser_of(verb: str | None = None) -> argparse.ArgumentParser:
+    """With the flags of `verb` alone: the others' are not needed to run it."""
+    parser = argparse.ArgumentParser(
+        prog="foldfit", description="Fit any AlphaFold-type trunk into the memory you have, by the fastest schedule that fits."
+    )
+    parser.add_argument("--version", action="version", version=f"foldfit {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, text in VERBS.items():
+        sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name == verb:
+            module = importlib.import_module(f"foldfit.cli.{name}")
+            module.add_arguments(sub)
+            sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+            sub.set_defaults(call=module.main)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a verb. Returns the exit code: 0 ok, 1 failed, 2 bad input, 3 nothing fits, 4 not supported, 5 environment, 6 broken promise."""
+    argv = sys.argv[1:] if argv is None else argv
+    verb = next((a for a in argv if a in VERBS), None)
+    args = parser_of(verb).parse_args(argv)
+    try:
+        return args.call(args) or 0
+    except FoldfitError as error:
+        print(f"foldfit {args.verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"foldfit {args.verb}: interrupted; nothing was left half-written", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1

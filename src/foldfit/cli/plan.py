@@ -1,0 +1,28 @@
+"""`foldfit plan`."""
+
+import argparse
+
+from foldfit.cli import problem as flags
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_arguments(parser)
+    add_policy(parser)
+    parser.add_argument("-o", "--output", metavar="plan.json", help="write the plan")
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--policy", default="auto", help="auto, none, small, large, chunk, or module:function (default auto)")
+    parser.add_argument("--solver", default="chain", help="of auto: chain or study (default chain)")
+
+
+def main(args: argparse.Namespace) -> None:
+    from foldfit.planner.api import plan_problem
+
+    problem, device = flags.problem_of(args)
+    plan = plan_problem(problem, device, args.policy, args.solver)
+    if args.output:
+        plan.save(args.output)
+    print(plan.dumps() if args.json else plan)
+    if args.output and not args.json:
+        print(f"written to {args.output}; run it with: foldfit run {args.output}")

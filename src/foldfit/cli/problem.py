@@ -1,0 +1,93 @@
+"""The flags that say what is to be planned, and the problem they make."""
+
+import argparse
+
+from foldfit.cost.devices import Device, find_device
+from foldfit.errors import BadInput
+from foldfit.problem import Problem, Stack
+from foldfit.units import parse_memory
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> None:
+    add = parser.add_argument
+    add("--stack", default="evoformer", help="evoformer, extra_msa, pairformer, or several in a row: extra_msa,evoformer (default evoformer)")
+    add("--msa", metavar="FILE", help="an alignment, .a3m or .a3m.gz: its residues, and its rows where --n-seq is not given")
+    add("--n-seq", metavar="S", help="rows of the MSA; with several stacks one number each, as 1024,128")
+    if sizes:
+        add("--n-res", type=int, metavar="R", help="residues")
+    add("--blocks", metavar="B", help="blocks of the stack (default: the published model's); with several stacks one number each")
+    add("--mode", choices=("infer", "train"), default="infer")
+    add("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32")
+    add("--parameters", choices=("fp32", "bf16", "fp16"), help="precision the parameters are stored in (default: as --precision)")
+    add("--optimizer", choices=("none", "sgd", "adam"), default="none")
+    add("--batch", type=int, default=1, metavar="N")
+    add("--width", action="append", default=[], metavar="NAME=N", help="a width that differs from the published model's, as c_m=64")
+    add("--device", default="cpu", help="a name (see `foldfit devices`), cpu, or cuda for the card in this machine (default cpu)")
+    add("--memory", default="auto", help="the limit: 16GiB, 16GB, 80%%, or auto for all that the device has (default auto)")
+
+
+def numbers(text: str | None, flag: str, count: int) -> list[int | None]:
+    """One whole number a stack, or None where the flag was not given."""
+    if text is None:
+        return [None] * count
+    parts = text.split(",")
+    if len(parts) != count or not all(p.strip().lstrip("-").isdigit() for p in parts):
+        raise BadInput(f"{flag} {text}: expected {count} whole number{'s, one a stack' if count > 1 else ''}")
+    return [int(p) for p in parts]
+
+
+def widths_of(given: list[str]) -> dict[str, int]:
+    out = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if not value.isdigit():
+            raise BadInput(f"--width {text}: expected NAME=N, as c_m=64")
+        out[name] = int(value)
+    return out
+
+
+def device_of(name: str) -> tuple[Device, str]:
+    """The device and its type. `cuda` asks torch which card this machine has."""
+    if name == "cuda":
+        from foldfit.profile.here import cuda_device
+
+        return cuda_device(), "cuda"
+    device = find_device(name)
+    return device, "cpu" if device.name == "cpu" else "cuda"
+
+
+def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Problem, Device]:
+    """Raises BadInput for flags without sense."""
+    from foldfit.stacks import STACKS, stack_spec
+
+    device, kind = device_of(args.device)
+    names = args.stack.split(",")
+    for name in names:
+        if name not in STACKS:
+            raise BadInput(f"--stack {args.stack}: unknown stack {name!r}, expected {', '.join(STACKS)}")
+    n_res = n_res or getattr(args, "n_res", None)
+    rows = numbers(args.n_seq, "--n-seq", len(names))
+    if args.msa:
+        from foldfit.inputs.a3m import read_a3m
+
+        alignment = read_a3m(args.msa)
+        found_rows, found_res = alignment.rows.shape
+        if n_res not in (None, found_res):
+            raise BadInput(f"--n-res {n_res}: {args.msa} has {found_res} residues; leave --n-res out")
+        n_res, rows = found_res, [found_rows if r is None else r for r in rows]
+    if n_res is None:
+        raise BadInput("how long is the protein? give --n-res R, or --msa FILE.a3m")
+    widths = widths_of(args.width)
+    stacks = []
+    for name, r, blocks in zip(names, rows, numbers(args.blocks, "--blocks", len(names)), strict=True):
+        if r is None and name != "pairformer":
+            raise BadInput(f"how many rows has the MSA of {name}? give --n-seq S, or --msa FILE.a3m")
+        own = {k: v for k, v in widths.items() if len(names) == 1 or k in stack_spec(name).widths}
+        spec = stack_spec(name, **own)
+        stacks.append(Stack(name, spec.default_blocks if blocks is None else blocks, 0 if name == "pairformer" else r or 0, own))
+    stored = {"tf32": "fp32"}.get(args.precision, args.precision)
+    return Problem(
+        stacks=tuple(stacks), n_res=n_res, mode=args.mode, precision=args.precision, parameters=args.parameters or stored,
+        optimizer=args.optimizer, dropout=args.mode == "train", inputs="kept", batch=args.batch, device=device.name, device_type=kind,
+        memory=parse_memory(args.memory, device.memory, device.reserved),
+    ), device

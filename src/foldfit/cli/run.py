@@ -1,0 +1,57 @@
+"""`foldfit run`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("plan", metavar="plan.json")
+    add("--msa", metavar="FILE", help="the alignment to run on; without it, random inputs of the plan's sizes")
+    add("--weights", metavar="FILE.npz", help="AlphaFold's published parameters; without them, random ones of the same shapes")
+    add("--repeat", type=int, default=1, metavar="N", help="timed runs after the metered one (default 1)")
+    add("--seed", type=int, default=0, metavar="N", help="of the random parameters, inputs and MSA sample (default 0)")
+    add("--save", metavar="FILE.safetensors", help="keep the representations of an inference")
+    add("-o", "--output", metavar="DIR", help="write measured.json and the plan there")
+
+
+def main(args: argparse.Namespace) -> None:
+    from foldfit.errors import BadInput
+    from foldfit.plan import Plan, write_text
+
+    plan = Plan.load(args.plan)
+    if args.repeat < 0:
+        raise BadInput(f"--repeat {args.repeat}: expected 0 or more")
+    if args.save and plan.problem.mode == "train":
+        raise BadInput("--save keeps the result of an inference, and this is the plan of a training step")
+    if args.output:
+        plan.save(Path(args.output) / "plan.json")
+    from foldfit.cli.progress import steps
+    from foldfit.runtime.job import job_of, save_state
+    from foldfit.runtime.measure import measure
+
+    job = job_of(plan, args.msa, args.weights, args.seed)
+    for note in job.notes:
+        print(f"note: {note}", file=sys.stderr)
+    with steps(plan, "measuring") as tick:
+        measured = measure(job.model, job.inputs, plan, repeat=args.repeat, optimizer=job.optimizer, on_step=tick)
+    if args.output:
+        write_text(Path(args.output) / "measured.json", msgspec.json.format(msgspec.json.encode(measured), indent=1).decode() + "\n")
+    if args.save:
+        save_state(job, plan, args.save)
+    print(msgspec.json.encode(measured).decode() if args.json else table(measured))
+    measured.check()
+
+
+def table(measured) -> str:
+    from foldfit.units import format_bytes, format_seconds
+
+    m = measured
+    return "\n".join([
+        f"{'':10}{'promised':>14}{'measured':>14}{'ratio':>8}",
+        f"{'peak':10}{format_bytes(m.promised_peak_bytes):>14}{format_bytes(m.peak_bytes):>14}{m.peak_bytes / m.promised_peak_bytes:>8.3f}",
+        f"{'time':10}{format_seconds(m.promised_seconds):>14}{format_seconds(m.seconds):>14}{m.seconds / m.promised_seconds if m.promised_seconds else 0:>8.3f}",
+    ])  # fmt: skip

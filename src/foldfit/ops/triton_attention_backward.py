@@ -1,0 +1,292 @@
+"""The backward of triton_attention.py, after FlashAttention (Dao et al., 2022): the soft-max is recomputed from its log-sum-exp.
+
+Four kernels, no atomics, so that runs repeat to the bit: `prepare` (per element), one that owns keys (dk, dv), one that owns logits over all
+rows (dbias) and one that owns queries (dq). A logit costs 18 d FLOPs and three exponentials. Fusing two of the three would need sums across
+programs: atomics, or partial sums of the size of dq for every tile.
+
+With u the attention before the gate and o = sigmoid(gate) u, only o is kept (the projection that follows keeps it too):
+du = sigmoid(gate) do, dgate = do o (1 - sigmoid(gate)), and the soft-max's row sum delta = sum_d du u = sum_d do o.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from foldfit.ops.triton_attention import LOG2E, Tile, padding, unmasked_keys
+
+
+@triton.jit
+def prepare_kernel(
+    do, o, gate, dgate, du, delta, n, gate_r, gate_n,
+    GATE_H: tl.constexpr, H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """T (token, head) pairs of a row: all reads and writes but delta's are one block of memory."""
+    tiles = tl.cdiv(n * H, T)
+    row = (tl.program_id(0) // tiles).to(tl.int64)
+    pair = tl.program_id(0) % tiles * T + tl.arange(0, T)
+    channel = tl.arange(0, D)
+    inside = (pair < n * H)[:, None] & (channel < DIM)[None, :]
+    flat = (row * n * H + pair)[:, None] * DIM + channel[None, :]
+    gates = gate + row * gate_r + (pair // H).to(tl.int64)[:, None] * gate_n + (pair % H)[:, None] * GATE_H + channel[None, :]
+    # [T, D]
+    b_do = tl.load(do + flat, mask=inside, other=0.0).to(tl.float32)
+    b_o = tl.load(o + flat, mask=inside, other=0.0).to(tl.float32)
+    sigmoid = 1 / (1 + tl.exp2(-LOG2E * tl.load(gates, mask=inside, other=0.0).to(tl.float32)))
+    tl.store(du + flat, (b_do * sigmoid).to(du.dtype.element_ty), mask=inside)
+    tl.store(dgate + flat, (b_do * b_o * (1 - sigmoid)).to(dgate.dtype.element_ty), mask=inside)
+    tl.store(delta + (row * H + pair % H) * n + pair // H, tl.sum(b_do * b_o, 1), mask=pair < n * H)
+
+
+@triton.jit
+def weights(s, bias, lse, real, fill, scale, HAS_BIAS: tl.constexpr, MASKED: tl.constexpr):
+    """Soft-max weights from products s, with the bias, the log-sum-exp and the padding already shaped to broadcast."""
+    if HAS_BIAS:
+        s = s * scale + bias.to(tl.float32)
+        base2 = LOG2E
+    else:
+        base2 = scale * LOG2E
+    if MASKED:
+        s = tl.where(real, s, fill)
+    return tl.exp2(s * base2 - lse)
+
+
+@triton.jit
+def dkv_loop(
+    dk, dv, b_k, b_v, q, du, bias, lse, delta, real, fill, n, q_n, scale,
+    H: tl.constexpr, DIM: tl.constexpr, Q: tl.constexpr,
+    HAS_BIAS: tl.constexpr, MASKED: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """All queries against one tile of keys. q [D, Q], du [Q, D], bias [K, Q] are pointers to the first queries."""
+    D: tl.constexpr = b_k.shape[1]
+    channel = tl.arange(0, D) < DIM
+    tl.assume(n > 0)  # a loop that may run zero times makes ptxas wait after every single matrix instruction
+    for start in range(0, n, Q):
+        token = start + tl.arange(0, Q)
+        at = start.to(tl.int64)
+        # [D, Q], [Q, D], [Q], [Q], [K, Q]; a query beyond n has weight exp2(-inf)
+        if EVEN and D == DIM:
+            b_q = tl.load(q + at * q_n)
+            b_du = tl.load(du + at * (H * DIM))
+            b_lse = tl.load(lse + token)
+            b_delta = tl.load(delta + token)
+        else:
+            b_q = tl.load(q + at * q_n, mask=(token < n)[None, :] & channel[:, None], other=0.0)
+            b_du = tl.load(du + at * (H * DIM), mask=(token < n)[:, None] & channel[None, :], other=0.0)
+            b_lse = tl.load(lse + token, mask=token < n, other=float("inf"))
+            b_delta = tl.load(delta + token, mask=token < n, other=0.0)
+        b_bias = 0.0
+        if HAS_BIAS:
+            if EVEN:
+                b_bias = tl.load(bias + at)
+            else:
+                b_bias = tl.load(bias + at, mask=(token < n)[None, :], other=0.0)
+        # [K, Q]
+        s = tl.dot(b_k, b_q, input_precision=PRECISION)
+        dp = tl.dot(b_v, tl.trans(b_du), input_precision=PRECISION)
+        p = weights(s, b_bias, b_lse[None, :], real[:, None], fill[:, None], scale, HAS_BIAS, MASKED)
+        dv = tl.dot(p.to(b_du.dtype), b_du, dv, input_precision=PRECISION)
+        ds = p * (dp - b_delta[None, :])
+        dk = tl.dot(ds.to(b_q.dtype), tl.trans(b_q), dk, input_precision=PRECISION)
+    return dk, dv
+
+
+@triton.jit
+def dkv_kernel(
+    q, k, v, bias, mask, lead, du, lse, delta, dk, dv,
+    rows, n, q_r, q_n, k_r, k_n, v_r, v_n, bias_n, mask_r, mask_n, scale,
+    Q_H: tl.constexpr, K_H: tl.constexpr, V_H: tl.constexpr,
+    H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, Q: tl.constexpr, K: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A tile of keys of one row and head, over all queries; everything key by query, so that p and ds are left operands where they lie.
+
+    bias [h, k, q], transposed once for all rows.
+    """
+    tiles = tl.cdiv(n, K)
+    start = tl.program_id(0) % tiles * K
+    row = (tl.program_id(0) // tiles % rows).to(tl.int64)
+    head = tl.program_id(0) // tiles // rows
+    at = start.to(tl.int64)
+    token = tl.arange(0, Q)
+    key = tl.arange(0, K)
+    channel = tl.arange(0, D)
+    inside = (start + key < n)[:, None] & (channel < DIM)[None, :]
+    # [K, D]
+    b_k = tl.load(k + row * k_r + at * k_n + head * K_H + key[:, None] * k_n + channel[None, :], mask=inside, other=0.0)
+    b_v = tl.load(v + row * v_r + at * v_n + head * V_H + key[:, None] * v_n + channel[None, :], mask=inside, other=0.0)
+    # pointers [D, Q], [Q, D], [K, Q]; keys beyond n read the last key's bias
+    q = q + row * q_r + head * Q_H + token[None, :] * q_n + channel[:, None]
+    du = du + (row * n * H + head) * DIM + token[:, None] * (H * DIM) + channel[None, :]
+    if HAS_BIAS:
+        bias = bias + (head * n + at) * bias_n + tl.minimum(key, n - 1 - start)[:, None] * bias_n + token[None, :]
+    lse = lse + (row * H + head) * n
+    delta = delta + (row * H + head) * n
+    acc_k = tl.zeros([K, D], tl.float32)
+    acc_v = tl.zeros([K, D], tl.float32)
+    split, dead = unmasked_keys(lead, row, n, K, HAS_MASK)
+    real, fill = padding(mask, row, start + key, n, mask_r, mask_n, dead, HAS_MASK)
+    if start < split:
+        acc_k, acc_v = dkv_loop(
+            acc_k, acc_v, b_k, b_v, q, du, bias, lse, delta, real, fill, n, q_n, scale, H, DIM, Q, HAS_BIAS, False, EVEN, PRECISION
+        )
+    else:
+        acc_k, acc_v = dkv_loop(
+            acc_k, acc_v, b_k, b_v, q, du, bias, lse, delta, real, fill, n, q_n, scale, H, DIM, Q, HAS_BIAS, True, EVEN, PRECISION
+        )
+    # [K, D]
+    out = ((row * n + at) * H + head) * DIM + key[:, None] * (H * DIM) + channel[None, :]
+    tl.store(dk + out, (acc_k * scale).to(dk.dtype.element_ty), mask=inside)
+    tl.store(dv + out, acc_v.to(dv.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def dbias_kernel(
+    q, k, v, bias, mask, lead, du, lse, delta, dbias,
+    rows, group, n, q_r, q_n, k_r, k_n, v_r, v_n, bias_n, mask_r, mask_n, scale,
+    Q_H: tl.constexpr, K_H: tl.constexpr, V_H: tl.constexpr,
+    H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, Q: tl.constexpr, K: tl.constexpr,
+    HAS_MASK: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A tile of logits of one head, summed over a group of rows in registers. dbias [groups, n, h, n]; bias [n, h, k] stays in registers."""
+    tiles = tl.cdiv(n, K)
+    pid = tl.program_id(0)
+    start_k = pid % tiles * K
+    start_q = pid // tiles % tl.cdiv(n, Q) * Q
+    pid = pid // tiles // tl.cdiv(n, Q)
+    head = pid % H
+    first = pid // H * group
+    token = tl.arange(0, Q)
+    key = tl.arange(0, K)
+    channel = tl.arange(0, D)
+    in_q = start_q + token < n
+    in_k = start_k + key < n
+    # pointers [Q, D], [D, K], [D, K], [Q, D]
+    at_q = start_q.to(tl.int64)
+    at_k = start_k.to(tl.int64)
+    q = q + at_q * q_n + head * Q_H + token[:, None] * q_n + channel[None, :]
+    k = k + at_k * k_n + head * K_H + key[None, :] * k_n + channel[:, None]
+    v = v + at_k * v_n + head * V_H + key[None, :] * v_n + channel[:, None]
+    du = du + (at_q * H + head) * DIM + token[:, None] * (H * DIM) + channel[None, :]
+    # [Q, K]
+    here = in_q[:, None] & in_k[None, :]
+    bias = bias + (at_q * H + head) * bias_n + at_k + token[:, None] * (H * bias_n) + key[None, :]
+    b_bias = tl.load(bias, mask=here, other=0.0).to(tl.float32) * LOG2E
+    acc = tl.zeros([Q, K], tl.float32)
+    last = tl.minimum(first + group, rows)
+    tl.assume(first < last)
+    for i in range(first, last):
+        row = i.to(tl.int64)
+        statistics = (row * H + head) * n + start_q + token
+        # [Q, D], [D, K], [D, K], [Q, D], [Q], [Q]; a query beyond n has weight exp2(-inf)
+        if EVEN and D == DIM:
+            b_q = tl.load(q + row * q_r)
+            b_k = tl.load(k + row * k_r)
+            b_v = tl.load(v + row * v_r)
+            b_du = tl.load(du + row * n * (H * DIM))
+            b_lse = tl.load(lse + statistics)
+            b_delta = tl.load(delta + statistics)
+        else:
+            b_q = tl.load(q + row * q_r, mask=in_q[:, None] & (channel < DIM)[None, :], other=0.0)
+            b_k = tl.load(k + row * k_r, mask=in_k[None, :] & (channel < DIM)[:, None], other=0.0)
+            b_v = tl.load(v + row * v_r, mask=in_k[None, :] & (channel < DIM)[:, None], other=0.0)
+            b_du = tl.load(du + row * n * (H * DIM), mask=in_q[:, None] & (channel < DIM)[None, :], other=0.0)
+            b_lse = tl.load(lse + statistics, mask=in_q, other=float("inf"))
+            b_delta = tl.load(delta + statistics, mask=in_q, other=0.0)
+        # [Q, K]
+        s = tl.dot(b_q, b_k, input_precision=PRECISION)
+        dp = tl.dot(b_du, b_v, input_precision=PRECISION)
+        s = s * (scale * LOG2E) + b_bias
+        if HAS_MASK:
+            real, fill = padding(mask, row, start_k + key, n, mask_r, mask_n, tl.load(lead + row) < 0, True)
+            s = tl.where(real[None, :], s, fill[None, :])
+        acc += tl.exp2(s - b_lse[:, None]) * (dp - b_delta[:, None])
+    out = ((pid // H).to(tl.int64) * n + at_q) * H + head
+    tl.store(dbias + out * n + at_k + token[:, None] * (H * n) + key[None, :], acc.to(dbias.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def dq_step(
+    dq, b_q, b_du, b_lse, b_delta, k, v, bias, k_n, v_n, start, n, mask, row, mask_r, mask_n, dead,
+    scale, DIM: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One tile of keys. k, v [D, K] and bias [Q, K] are pointers to the row's first tile."""
+    D: tl.constexpr = k.shape[0]
+    K: tl.constexpr = k.shape[1]
+    key = start + tl.arange(0, K)
+    at = start.to(tl.int64)
+    channel = tl.arange(0, D) < DIM
+    # [D, K], [D, K], [Q, K]
+    b_bias = 0.0
+    if MASKED:
+        b_k = tl.load(k + at * k_n, mask=channel[:, None] & (key < n)[None, :], other=0.0)
+        b_v = tl.load(v + at * v_n, mask=channel[:, None] & (key < n)[None, :], other=0.0)
+        if HAS_BIAS:
+            b_bias = tl.load(bias + at, mask=(key < n)[None, :], other=0.0)
+        real, fill = padding(mask, row, key, n, mask_r, mask_n, dead, HAS_MASK)
+    else:
+        if D > DIM:
+            b_k = tl.load(k + at * k_n, mask=channel[:, None], other=0.0)
+            b_v = tl.load(v + at * v_n, mask=channel[:, None], other=0.0)
+        else:
+            b_k = tl.load(k + at * k_n)
+            b_v = tl.load(v + at * v_n)
+        if HAS_BIAS:
+            b_bias = tl.load(bias + at)
+        real = key < n
+        fill = b_lse
+    # [Q, K]
+    s = tl.dot(b_q, b_k, input_precision=PRECISION)
+    dp = tl.dot(b_du, b_v, input_precision=PRECISION)
+    p = weights(s, b_bias, b_lse[:, None], real[None, :], fill[None, :], scale, HAS_BIAS, MASKED)
+    ds = p * (dp - b_delta[:, None])
+    return tl.dot(ds.to(b_k.dtype), tl.trans(b_k), dq, input_precision=PRECISION)
+
+
+@triton.jit
+def dq_kernel(
+    q, k, v, bias, mask, lead, lse, delta, dq,
+    rows, n, q_r, q_n, k_r, k_n, v_r, v_n, bias_n, mask_r, mask_n, scale,
+    Q_H: tl.constexpr, K_H: tl.constexpr, V_H: tl.constexpr,
+    H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, Q: tl.constexpr, K: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A tile of queries of one row and head, over all keys. dq holds du on entry: a program reads and then overwrites its own tile."""
+    tiles = tl.cdiv(n, Q)
+    start = tl.program_id(0) % tiles * Q
+    row = (tl.program_id(0) // tiles % rows).to(tl.int64)
+    head = tl.program_id(0) // tiles // rows
+    at = start.to(tl.int64)
+    token = tl.arange(0, Q)
+    key = tl.arange(0, K)
+    channel = tl.arange(0, D)
+    in_q = start + token < n
+    inside = in_q[:, None] & (channel < DIM)[None, :]
+    dq = dq + ((row * n + at) * H + head) * DIM + token[:, None] * (H * DIM) + channel[None, :]
+    statistics = (row * H + head) * n + start + token
+    # [Q, D], [Q, D], [Q], [Q]
+    b_q = tl.load(q + row * q_r + at * q_n + head * Q_H + token[:, None] * q_n + channel[None, :], mask=inside, other=0.0)
+    b_du = tl.load(dq, mask=inside, other=0.0)
+    b_lse = tl.load(lse + statistics, mask=in_q, other=float("inf"))
+    b_delta = tl.load(delta + statistics, mask=in_q, other=0.0)
+    # pointers [D, K], [D, K], [Q, K]; queries beyond n read the last query's bias
+    k = k + row * k_r + head * K_H + key[None, :] * k_n + channel[:, None]
+    v = v + row * v_r + head * V_H + key[None, :] * v_n + channel[:, None]
+    if HAS_BIAS:
+        bias = bias + (at * H + head) * bias_n + tl.minimum(token, n - 1 - start)[:, None] * (H * bias_n) + key[None, :]
+    acc = tl.zeros([Q, D], tl.float32)
+    split, dead = unmasked_keys(lead, row, n, K, HAS_MASK)
+    if split > 0:
+        for i in range(0, split, K):
+            acc = dq_step(
+                acc, b_q, b_du, b_lse, b_delta, k, v, bias, k_n, v_n, i, n, mask, row, mask_r, mask_n, dead,
+                scale, DIM, HAS_BIAS, HAS_MASK, False, PRECISION,
+            )  # fmt: skip
+    if HAS_MASK or not EVEN:
+        if split < n:
+            for i in range(split, n, K):
+                acc = dq_step(
+                    acc, b_q, b_du, b_lse, b_delta, k, v, bias, k_n, v_n, i, n, mask, row, mask_r, mask_n, dead,
+                    scale, DIM, HAS_BIAS, HAS_MASK, True, PRECISION,
+                )  # fmt: skip
+    tl.store(dq, (acc * scale).to(dq.dtype.element_ty), mask=inside)

@@ -1,0 +1,59 @@
+"""A plan as a person reads it: a table for a terminal, and for a notebook."""
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from foldfit.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from foldfit.plan import Plan
+
+Row = tuple[str, str]
+
+
+def plan_rows(plan: "Plan") -> list[Row]:
+    p = plan.problem
+    stacks = " + ".join(f"{s.blocks} x {s.name}" + (f" ({s.rows} rows)" if s.rows else "") for s in p.stacks)
+    passes = sum(step.startswith(("run", "record")) for step in plan.schedule) / p.blocks
+    rows = [
+        ("trunk", f"{stacks}, {p.n_res} residues" + (f", batch {p.batch}" if p.batch > 1 else "")),
+        ("run", f"{p.mode}, {p.precision}, on {p.device}"),
+        ("policy", plan.policy + (f" (solver {plan.solver})" if plan.policy == "auto" else "")),
+        ("limit", format_bytes(p.memory)),
+        ("promised peak", f"{format_bytes(plan.promised.peak_bytes)}, at {plan.promised.at}"),
+        ("promised time", f"{format_seconds(plan.promised.seconds)} ({plan.costs} costs)"),
+    ]
+    if plan.bound:
+        rows.append(("lower bound", f"{format_seconds(plan.bound.seconds)}: at most {100 * plan.bound.gap:.2f} % from the best persistent nested schedule"))
+    rows.append(("forward passes", f"{passes:.2f} a block, {len(plan.schedule)} steps"))
+    rows += [("resident", f"{name}: {format_bytes(size)}") for name, size in plan.resident.items() if size]
+    return rows
+
+
+def choice_rows(plan: "Plan") -> list[tuple[str, str, str]]:
+    """(name of the choice, how often the schedule uses it, its sub-modules in short)."""
+    used: dict[str, dict[str, int]] = {}
+    for step in plan.schedule:
+        words = step.split()
+        if len(words) == 3:
+            count = used.setdefault(words[2], {})
+            count[words[0]] = count.get(words[0], 0) + 1
+    out = []
+    for name, choices in plan.choices.items():
+        uses = ", ".join(f"{verb} x {n}" for verb, n in used.get(name, {}).items())
+        out.append((name, uses, " ".join(f"{c.rows}{'r' if c.recompute else ''}{'' if c.kernel == 'reference' else ':' + c.kernel}" for c in choices)))
+    return out
+
+
+def plan_table(plan: "Plan") -> str:
+    width = max(len(name) for name, _ in plan_rows(plan))
+    lines = [f"{name:<{width}}  {text}" for name, text in plan_rows(plan)]
+    lines.append("choices: rows a slice of each sub-module, r where backward recomputes it")
+    lines += [f"  {name}: {uses}: {text}" for name, uses, text in choice_rows(plan)]
+    return "\n".join(lines)
+
+
+def plan_html(plan: "Plan") -> str:
+    rows = "".join(f"<tr><th>{escape(a)}</th><td>{escape(b)}</td></tr>" for a, b in plan_rows(plan))
+    choices = "".join(f"<tr><th>choice {escape(a)}</th><td>{escape(b)}: {escape(c)}</td></tr>" for a, b, c in choice_rows(plan))
+    return f"<table>{rows}{choices}</table>"

@@ -1,0 +1,129 @@
+"""From an option table to a plan: the chain of abstract numbers, a policy's or a solver's schedule, its promise and bound."""
+
+from foldfit._version import __version__
+from foldfit.cost.resident import resident_bytes
+from foldfit.errors import BadInput, DoesNotFit
+from foldfit.plan import Bound, Choice, Plan, Promise
+from foldfit.planner.options import CUDA_ALIGN, OptionTable, StackOptions
+from foldfit.planner.policies import BlockChoice, block_choices, find_policy
+from foldfit.planner.simulate import simulate
+from foldfit.planner.solvers import SOLVERS
+from foldfit.planner.table import Chain, Forward, Record, Stage, Sub
+from foldfit.problem import Problem
+from foldfit.units import format_bytes
+
+Named = dict[str, tuple[Choice, ...]]
+
+
+def chain_of(table: OptionTable) -> Chain:
+    """The abstract numbers that solvers work on; a choice is its own key."""
+    problem = table.problem
+    resident, backward = resident_bytes(problem, CUDA_ALIGN if problem.device_type == "cuda" else 1)
+    base = sum(resident.values())
+    runs, held = [], set()
+    for i, stack in enumerate(table.stacks):
+        own = sum(stack.state.values())
+        entry = 0 if i == 0 else sum(size for name, size in stack.state.items() if name in held)
+        held |= set(stack.state)
+        runs.append((stage_of(stack, own, entry), stack.blocks))
+    return Chain(tuple(runs), base, base + sum(backward.values()), backward.get("outputs", 0), problem.inputs == "overwritten")
+
+
+def stage_of(stack: StackOptions, state: int, entry: int) -> Stage:
+    subs = []
+    last = {sub.spec.writes[0]: sub.spec.name for sub in stack.sub_modules}
+    for sub in stack.sub_modules:
+        forward = {o.choice: Forward(o.bytes.forward, o.seconds, o.choice) for o in sub.options if not o.choice.recompute}
+        record = tuple(
+            Record(o.bytes.inter, o.bytes.saved, o.bytes.back, o.seconds, o.back_seconds, o.choice) for o in sub.options if o.recordable
+        )
+        subs.append(Sub(sub.spec.name, sub.written, tuple(forward.values()), record, last[sub.spec.writes[0]] == sub.spec.name))
+    return Stage(stack.spec.name, state, tuple(subs), entry)
+
+
+def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -> Plan:
+    """The plan of a policy, with its promise and the bound. Raises DoesNotFit, and BadInput for an unknown policy or solver."""
+    if solver not in SOLVERS:
+        raise BadInput(f"unknown solver {solver!r}: expected one of {', '.join(SOLVERS)}")
+    chain, problem = chain_of(table), table.problem
+    bound_seconds = 0.0
+    if problem.mode == "infer":
+        choices, schedule, bound_seconds = inference(table, chain, policy)
+    elif policy == "auto":
+        solution = SOLVERS[solver](chain, problem.memory)
+        choices, schedule, bound_seconds = solution.choices, solution.schedule, solution.bound_seconds
+    else:
+        choices, schedule = policy_schedule(table, block_choices(table, find_policy(policy)(table)))
+        solution = SOLVERS["chain"](chain, problem.memory)
+        bound_seconds = solution.bound_seconds
+    timeline = simulate(chain, choices, schedule)
+    if timeline.peak > problem.memory:
+        raise DoesNotFit(
+            f"policy {policy} needs {format_bytes(timeline.peak)} (at {timeline.peak_at}), the limit is {format_bytes(problem.memory)}",
+            need=timeline.peak, have=problem.memory, where=timeline.peak_at,
+        )
+    resident, backward = resident_bytes(problem, CUDA_ALIGN if problem.device_type == "cuda" else 1)
+    return Plan(
+        version=__version__, problem=problem, policy=policy, solver=solver if policy == "auto" else "none",
+        promised=Promise(timeline.peak, timeline.seconds, timeline.peak_at),
+        bound=Bound(bound_seconds, timeline.seconds / bound_seconds - 1), costs="modelled", resident=resident | backward,
+        choices=choices, schedule=tuple(schedule),
+    ).signed()
+
+
+def policy_schedule(table: OptionTable, blocks: list[BlockChoice]) -> tuple[Named, list[str]]:
+    """Forward through all blocks, back through all blocks; one that recomputes keeps its input alone in between."""
+    names: dict[tuple[Choice, ...], str] = {}
+
+    def name(choices: tuple[Choice, ...]) -> str:
+        return names.setdefault(choices, letters(len(names)))
+
+    forward, back = [], []
+    for i, block in enumerate(blocks):
+        choices = tuple(o.choice for o in block.options)
+        if table.problem.mode == "infer":
+            forward.append(f"run {i} {name(choices)}")
+        elif block.recompute:
+            forward += [f"check {i}", f"run {i} {name(plain(choices))}"]
+            back.append([f"load {i}", f"free {i}", f"record {i} {name(choices)}", f"backward {i}"])
+        else:
+            forward.append(f"record {i} {name(choices)}")
+            back.append([f"backward {i}"])
+    return {v: k for k, v in names.items()}, [*forward, "end", *(step for steps in reversed(back) for step in steps)]
+
+
+def plain(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
+    """The same without recompute, for a run that is not recorded."""
+    return tuple(Choice(c.kernel, c.rows, c.share_rows) for c in choices)
+
+
+def letters(i: int) -> str:
+    """a, b, ..., z, aa, ab, ..."""
+    return (letters(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
+
+
+def inference(table: OptionTable, chain: Chain, policy: str) -> tuple[Named, list[str], float]:
+    """Nothing accumulates: of each sub-module the fastest option whose intermediate fits. Exact, so it is its own bound."""
+    problem = table.problem
+    blocks: list[BlockChoice] = []
+    bound = 0.0
+    for stack in table.stacks:
+        room = problem.memory - chain.base_forward - (0 if problem.inputs == "overwritten" else sum(stack.state.values()))
+        options = []
+        for sub in stack.sub_modules:
+            fitting = [o for o in sub.options if o.bytes.forward <= room]
+            if not fitting:
+                need = problem.memory - room + min(o.bytes.forward for o in sub.options)
+                raise DoesNotFit(
+                    f"{stack.spec.name} needs {format_bytes(need)} (at {sub.spec.name}, in its thinnest slices), the limit is "
+                    f"{format_bytes(problem.memory)}", need=need, have=problem.memory, where=sub.spec.name,
+                )
+            options.append(min(fitting, key=lambda o: (o.seconds, o.bytes.forward)))
+        bound += stack.blocks * sum(o.seconds for o in options)
+        blocks += [BlockChoice(tuple(options))] * stack.blocks
+    if policy != "auto":
+        blocks = block_choices(table, find_policy(policy)(table))
+    choices, schedule = policy_schedule(table, blocks)
+    return choices, schedule, bound
+
+

@@ -1,0 +1,179 @@
+"""Memory over time of a schedule: exactly what the executor (runtime/executor.py) holds. Promises are made of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from foldfit.planner.table import Chain, Forward, Record, Stage
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One sub-module of one step: bytes alive before it, its peak, its seconds."""
+
+    step: str
+    sub_module: str
+    alive: int
+    peak: int
+    seconds: float
+
+
+@dataclass
+class Timeline:
+    moments: list[Moment] = field(default_factory=list)
+
+    @property
+    def peak(self) -> int:
+        return max((m.peak for m in self.moments), default=0)
+
+    @property
+    def peak_at(self) -> str:
+        worst = max(self.moments, key=lambda m: m.peak)
+        return f"{worst.sub_module} of `{worst.step}`"
+
+    @property
+    def seconds(self) -> float:
+        return sum(m.seconds for m in self.moments)
+
+
+class Buffer:
+    """Bytes that are freed when nothing refers to them any more. `free`: they belong to the caller and cost nothing."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class Simulator:
+    """The executor's state with sizes in place of tensors."""
+
+    def __init__(self, chain: Chain, choices: Mapping[str, Sequence[object]]) -> None:
+        self.chain, self.choices, self.stages = chain, choices, chain.stages()
+        self.forward_of = [{f.key: f for f in sub.forward} for stage in self.stages for sub in stage.subs]
+        self.starts = [0]
+        for stage in self.stages:
+            self.starts.append(self.starts[-1] + len(stage.subs))
+        self.record_of = [{r.key: r for r in sub.record} for stage in self.stages for sub in stage.subs]
+        self.state: Buffer | None = Buffer(0)
+        self.at = 0
+        self.owned = chain.owned
+        self.checkpoints: dict[int, Buffer] = {}
+        self.records: dict[int, tuple[Buffer, list[int], list[Record]]] = {}
+        self.outputs: Buffer | None = None
+        self.backward_phase = False
+        self.expected = len(self.stages)
+        self.timeline = Timeline()
+
+    def alive(self) -> int:
+        base = self.chain.base_backward if self.backward_phase else self.chain.base_forward
+        held = {id(b): b.size for b in (self.state, *self.checkpoints.values()) if b}
+        for source, versions, chosen in self.records.values():
+            held[id(source)] = source.size
+            base += sum(versions) + sum(r.saved for r in chosen)
+        if self.outputs is not None:
+            held.pop(id(self.outputs), None)
+        return base + sum(held.values())
+
+    def gradient(self, block: int) -> int:
+        return self.stages[min(block, len(self.stages) - 1)].state if self.backward_phase else 0
+
+    def lookup(self, block: int, j: int, table: list[dict], key: object, verb: str) -> Forward | Record:
+        found = table[self.starts[block] + j].get(key)
+        if found is None:
+            raise ValueError(f"{verb} {block}: {self.stages[block].subs[j].name} has no option {key}")
+        return found
+
+    def require(self, ok: bool, step: str, why: str) -> None:
+        if not ok:
+            raise ValueError(f"illegal schedule: `{step}` {why}")
+
+    def do(self, step: str) -> None:
+        verb, *rest = step.split()
+        if verb == "end":
+            self.end(step)
+            return
+        block = int(rest[0])
+        self.require(0 <= block < len(self.stages), step, f"is outside the {len(self.stages)} blocks")
+        getattr(self, f"do_{verb}")(step, block, *rest[1:])
+
+    def end(self, step: str) -> None:
+        self.require(self.at == len(self.stages) and self.state is not None and not self.backward_phase, step, "before the last block")
+        self.backward_phase = True
+        self.outputs, self.state = self.state, None
+        last = len(self.stages) - 1
+        if last in self.records:  # the caller holds the last versions now, as outputs
+            versions = self.records[last][1]
+            for j, sub in enumerate(self.stages[last].subs):
+                versions[j] = 0 if sub.final else versions[j]
+
+    def do_check(self, step: str, block: int) -> None:
+        self.require(self.state is not None and self.at == block, step, f"but the state is at block {self.at}")
+        assert self.state is not None
+        self.checkpoints[block] = self.state
+        self.owned = False
+
+    def do_load(self, step: str, block: int) -> None:
+        self.require(block in self.checkpoints, step, "without a checkpoint")
+        self.state, self.at, self.owned = self.checkpoints[block], block, False
+
+    def do_free(self, step: str, block: int) -> None:
+        self.require(block in self.checkpoints, step, "without a checkpoint")
+        del self.checkpoints[block]
+
+    def do_run(self, step: str, block: int, choice: str) -> None:
+        self.require(self.state is not None and self.at == block, step, f"but the state is at block {self.at}")
+        stage = self.stages[block]
+        if not self.owned:
+            self.state, self.owned = Buffer(stage.state), True
+            alive = self.alive() + self.gradient(block)
+            self.timeline.moments.append(Moment(step, "copy of the state", alive, alive, 0.0))
+        for j, key in enumerate(self.choices[choice]):
+            option = self.lookup(block, j, self.forward_of, key, "run")
+            assert isinstance(option, Forward)
+            alive = self.alive() + self.gradient(block)
+            self.timeline.moments.append(Moment(step, stage.subs[j].name, alive, alive + option.inter, option.seconds))
+        self.arrive(block + 1)
+
+    def arrive(self, block: int) -> None:
+        """At the input of a block: where another stack begins, its tensors replace the last one's."""
+        self.at = block
+        if 0 < block < len(self.stages) and self.stages[block] is not self.stages[block - 1] and self.state and self.state.size:
+            entry = self.stages[block].entry
+            self.state, self.owned = Buffer(self.stages[block].state if entry is None else entry), False
+
+    def do_record(self, step: str, block: int, choice: str) -> None:
+        self.require(self.state is not None and self.at == block and block not in self.records, step, f"but the state is at block {self.at}")
+        assert self.state is not None
+        stage = self.stages[block]
+        source = self.state
+        versions: list[int] = []
+        chosen: list[Record] = []
+        self.records[block] = (source, versions, chosen)
+        for j, key in enumerate(self.choices[choice]):
+            option = self.lookup(block, j, self.record_of, key, "record")
+            assert isinstance(option, Record)
+            alive = self.alive() + self.gradient(block)
+            versions.append(stage.subs[j].written)
+            self.timeline.moments.append(Moment(step, stage.subs[j].name, alive, alive + versions[-1] + option.inter, option.seconds))
+            chosen.append(option)
+        self.state, self.owned = Buffer(0), False  # its bytes are the record's versions
+        self.arrive(block + 1)
+
+    def do_backward(self, step: str, block: int) -> None:
+        self.require(block in self.records and self.backward_phase and self.expected == block + 1, step, "out of order")
+        self.state = None
+        self.expected = block
+        _, versions, chosen = self.records[block]
+        stage = self.stages[block]
+        for j in reversed(range(len(chosen))):
+            option = chosen.pop()
+            versions.pop()
+            alive = self.alive() + self.gradient(block)
+            self.timeline.moments.append(Moment(step, stage.subs[j].name, alive + option.saved, alive + option.back, option.back_seconds))
+        del self.records[block]
+
+
+def simulate(chain: Chain, choices: Mapping[str, Sequence[object]], schedule: Sequence[str]) -> Timeline:
+    """Raises ValueError for an illegal schedule: steps out of order, a backward without its record, an unknown option."""
+    simulator = Simulator(chain, choices)
+    for step in schedule:
+        simulator.do(step)
+    return simulator.timeline

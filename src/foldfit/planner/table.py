@@ -1,0 +1,65 @@
+"""The abstract numbers a solver works on: bytes are ints, seconds floats. What the executor does with them: simulate.py."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Forward:
+    """An option of running a sub-module without recording: peak bytes beyond the state, seconds."""
+
+    inter: int
+    seconds: float
+    key: object
+
+
+@dataclass(frozen=True)
+class Record:
+    """An option of running it recorded. `inter`: peak beyond the new version and what earlier sub-modules saved, its own
+    saved bytes included; `saved`: kept until its backward; `back`: peak of its backward, its own saved bytes included."""
+
+    inter: int
+    saved: int
+    back: int
+    seconds: float
+    back_seconds: float
+    key: object
+
+
+@dataclass(frozen=True)
+class Sub:
+    """`written`: bytes of the new version of the state tensor that a recorded run makes."""
+
+    name: str
+    written: int
+    forward: tuple[Forward, ...]
+    record: tuple[Record, ...]
+    final: bool = False
+    """Whether its version is the block's last of that tensor."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One block type. `state`: bytes that its blocks pass on, and of their gradient. `entry`: bytes that a checkpoint at
+    the input of its first block costs (default: state), less where the caller holds part of it."""
+
+    name: str
+    state: int
+    subs: tuple[Sub, ...]
+    entry: int | None = None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """(stage, blocks) in order. `base_forward`, `base_backward`: bytes that stay in either phase; `outputs`: bytes of the
+    final state, which the caller holds in the backward phase and base_backward includes. `owned`: the caller's input may
+    be overwritten."""
+
+    runs: tuple[tuple[Stage, int], ...]
+    base_forward: int
+    base_backward: int
+    outputs: int
+    owned: bool = False
+
+    def stages(self) -> list[Stage]:
+        """One a block."""
+        return [stage for stage, blocks in self.runs for _ in range(blocks)]

@@ -1,0 +1,104 @@
+"""A plan made runnable: the model, its parameters and its inputs, from an alignment or random."""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from foldfit.errors import BadInput, MissingEnvironment
+from foldfit.plan import Plan
+from foldfit.runtime.measure import split_inputs
+from foldfit.runtime.trunk import DTYPES, Trunk
+
+if TYPE_CHECKING:
+    from foldfit.inputs.features import Features
+
+PARAMETERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Job:
+    model: Trunk
+    inputs: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer | None
+    notes: list[str]
+
+
+def job_of(plan: Plan, msa: str | None = None, weights: str | None = None, seed: int = 0) -> Job:
+    """Raises BadInput for an alignment or parameters that are not the plan's, MissingEnvironment without the device."""
+    problem = plan.problem
+    if problem.device_type == "cuda" and not torch.cuda.is_available():
+        raise MissingEnvironment(f"the plan is for {problem.device} and this machine has no CUDA device: plan with --device cpu")
+    torch.manual_seed(seed)
+    device, dtype = torch.device(problem.device_type), DTYPES[problem.precision]
+    model = Trunk(*((s.name, s.blocks, s.widths) for s in problem.stacks))
+    notes = []
+    if weights:
+        model.load_alphafold(weights)
+    else:
+        notes.append("parameters are random, of the published shapes: give --weights params_model_N.npz for AlphaFold's")
+    model.to(device, PARAMETERS[problem.parameters])
+    model.train(problem.dropout)
+    if msa:
+        inputs = embedded(plan, msa, weights, seed)
+    else:
+        notes.append("inputs are random: give --msa FILE.a3m for a protein's")
+        inputs = random_inputs(model, plan)
+    inputs = {k: v.to(device, dtype) for k, v in inputs.items()}
+    return Job(model, inputs, optimizer_of(model, problem.optimizer), notes)
+
+
+def random_inputs(model: Trunk, plan: Plan) -> dict[str, Tensor]:
+    out = {}
+    batch = (plan.problem.batch,) if plan.problem.batch > 1 else ()
+    for spec, stack in zip(model.specs, plan.problem.stacks, strict=True):
+        numbers = {"n_seq": stack.rows, "n_extra": stack.rows, "n_res": plan.problem.n_res, **spec.widths}
+        out |= {name: torch.randn(*batch, *(numbers[d] for d in dims)) for name, dims in spec.state.items()}
+    return out
+
+
+def embedded(plan: Plan, msa: str, weights: str | None, seed: int) -> dict[str, Tensor]:
+    """AF2's featurisation and InputEmbedder of the alignment, in the plan's sizes."""
+    from foldfit.inputs.a3m import read_a3m
+    from foldfit.inputs.features import featurise
+    from foldfit.model.embedder import embed
+
+    problem = plan.problem
+    rows = {s.name: s.rows for s in problem.stacks}
+    if "pairformer" in rows or problem.batch != 1:
+        raise BadInput("an alignment makes the inputs of AlphaFold 2's stacks, one sample at a time")
+    alignment = read_a3m(msa)
+    if alignment.rows.shape[1] != problem.n_res:
+        raise BadInput(f"{msa} has {alignment.rows.shape[1]} residues, the plan is for {problem.n_res}: plan with --msa {msa}")
+    features: Features = featurise(alignment, rows.get("evoformer", 1), rows.get("extra_msa", 1), seed)
+    widths = {k: v for s in problem.stacks for k, v in s.widths.items()}
+    return embed(features, weights, widths, "evoformer" in rows, "extra_msa" in rows)
+
+
+def optimizer_of(model: Trunk, name: str) -> torch.optim.Optimizer | None:
+    """With its state allocated, as in every step but the first."""
+    if name == "none":
+        return None
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3) if name == "sgd" else torch.optim.Adam(model.parameters(), lr=1e-5, foreach=False)
+    for p in model.parameters() if name == "adam" else ():
+        optimizer.state[p] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    return optimizer
+
+
+def save_state(job: Job, plan: Plan, path: "str | os.PathLike[str]") -> None:
+    """The representations after an inference, as safetensors, written beside the file and renamed."""
+    try:
+        from safetensors.torch import save_file
+    except ImportError:
+        raise MissingEnvironment("--save needs the package safetensors: pip install foldfit[save]") from None
+    state, masks = split_inputs(job.model, job.inputs)
+    with torch.no_grad():
+        out = job.model.run(state, masks, plan)
+    temporary = f"{os.fspath(path)}.tmp"
+    try:
+        save_file({name: x.contiguous().cpu() for name, x in out.items()}, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}") from None

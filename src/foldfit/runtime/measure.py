@@ -1,0 +1,132 @@
+"""Promised against measured: one metered run of a plan, then timed ones."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import torch
+from torch import Tensor
+
+from foldfit.errors import BadInput, BrokenPromise
+from foldfit.plan import Plan
+from foldfit.runtime.apply import State
+from foldfit.runtime.meter import CpuMeter, CudaMeter
+from foldfit.runtime.trunk import Trunk
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What one sub-module reached: peak bytes while it ran."""
+
+    step: str
+    sub_module: str
+    peak_bytes: int
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """A run beside its promise: bytes, seconds (median of the timed runs; `spread` is their interquartile range)."""
+
+    peak_bytes: int
+    seconds: float
+    spread: float
+    repeat: int
+    promised_peak_bytes: int
+    promised_seconds: float
+    activation_bytes: int
+    """Alive when forward ends, beyond what was alive before it: the study's "activation memory"."""
+    device: str
+    versions: dict[str, str]
+    steps: tuple[Step, ...]
+
+    @property
+    def kept(self) -> bool:
+        """Whether the promise was kept."""
+        return self.peak_bytes <= self.promised_peak_bytes
+
+    def check(self) -> "Measured":
+        """Raises BrokenPromise that names the sub-module at the peak."""
+        if not self.kept:
+            worst = max(self.steps, key=lambda s: s.peak_bytes)
+            raise BrokenPromise(
+                f"measured {self.peak_bytes} bytes, promised {self.promised_peak_bytes}, in {worst.sub_module} of step "
+                f"`{worst.step}`: this is a defect of foldfit; please report it with the plan"
+            )
+        return self
+
+
+def split_inputs(model: Trunk, inputs: Mapping[str, Tensor] | Sequence[Tensor]) -> tuple[State, State]:
+    """State tensors and masks by tensor name; `inputs` is a mapping (m, z, msa_mask, ...) or the tensors in order."""
+    names = list(dict.fromkeys(name for spec in model.specs for name in spec.state))
+    masks = {mask: name for spec in model.specs for name, mask in spec.masks.items()}
+    if not isinstance(inputs, Mapping):
+        inputs = dict(zip(names, inputs, strict=False))
+    unknown = set(inputs) - set(names) - set(masks)
+    if unknown or not set(names) <= set(inputs):
+        raise BadInput(f"inputs: expected {', '.join(names)} and perhaps {', '.join(masks)}, got {', '.join(inputs)}")
+    return {n: inputs[n] for n in names}, {masks[k]: v for k, v in inputs.items() if k in masks}
+
+
+def measure(
+    model: Trunk, inputs: Mapping[str, Tensor] | Sequence[Tensor], plan: Plan, *, repeat: int = 1,
+    optimizer: torch.optim.Optimizer | None = None, on_step: Callable[[str, str], None] | None = None,
+) -> Measured:
+    """Runs the plan once under a meter and `repeat` times against the clock.
+
+    An inference runs forward; a training step forward, backward from random output gradients, and the optimizer. Raises
+    BadInput for a plan that is not for this model and these inputs; the promise is checked by `.check()` of the result.
+    """
+    state, masks = split_inputs(model, inputs)
+    train = plan.problem.mode == "train"
+    parameters = list(model.parameters())
+    alive = [*parameters, *state.values(), *masks.values()]
+    if optimizer:
+        alive += [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
+    cuda = plan.problem.device_type == "cuda"
+    meter = CudaMeter(alive) if cuda else CpuMeter(alive)
+    steps: list[Step] = []
+    activation = 0
+
+    def watch(step: str, sub_module: str) -> None:
+        steps.append(Step(step, sub_module, meter.peak()))
+        meter.reset()
+        if on_step:
+            on_step(step, sub_module)
+
+    def one(watched: bool) -> None:
+        nonlocal activation
+        fresh = {k: v.clone() for k, v in state.items()} if plan.problem.inputs == "overwritten" and not watched else state
+        with torch.set_grad_enabled(train):
+            before = meter.now()
+            out = model.run(fresh, masks, plan, watch if watched else None)
+            if watched:
+                activation = meter.now() - before
+            if train:
+                grads = [torch.randn_like(x) for x in out.values()]
+                torch.autograd.backward(list(out.values()), grads)
+                del grads
+        del out
+        if train:
+            if optimizer:
+                optimizer.step()
+            model.zero_grad(set_to_none=True)
+
+    with meter:
+        one(watched=True)
+        last = meter.peak()
+    times = []
+    for _ in range(repeat):
+        start = clock(cuda)
+        one(watched=False)
+        times.append(clock(cuda) - start)
+    times.sort()
+    return Measured(
+        peak_bytes=max([last, *(s.peak_bytes for s in steps)]), seconds=times[len(times) // 2] if times else 0.0,
+        spread=times[(3 * len(times)) // 4] - times[len(times) // 4] if times else 0.0, repeat=repeat,
+        promised_peak_bytes=plan.promised.peak_bytes, promised_seconds=plan.promised.seconds, activation_bytes=activation,
+        device=torch.cuda.get_device_name() if cuda else "cpu", versions={"torch": torch.__version__}, steps=tuple(steps),
+    )
+
+
+def clock(cuda: bool) -> float:
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()

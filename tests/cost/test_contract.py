@@ -1,0 +1,113 @@
+"""The contract of every spec: FLOPs as counted, bytes a bound that is never broken and nearly reached, over every
+sub-module x kernel x slice x mode x precision."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from foldfit.cost.memory import Setting, sub_module_bytes
+from foldfit.cost.seconds import flops
+from foldfit.cost.sizes import shapes_of
+from foldfit.model import SUB_MODULES
+from foldfit.plan import Choice
+from foldfit.problem import Problem
+from foldfit.runtime import apply
+from foldfit.runtime.apply import Call
+from foldfit.runtime.dropout import drop_mask
+from foldfit.runtime.meter import TensorMeter
+from foldfit.runtime.parameters import Gradients
+from tests import small
+
+SIZES = {"evoformer": (20, 26), "extra_msa": (33, 21), "pairformer": (0, 30)}
+CASES = [
+    (stack, sub.name, kernel)
+    for stack, (rows, n_res) in SIZES.items()
+    for sub in shapes_of(Problem(stacks=(small.stack(stack, rows=rows),), n_res=n_res, memory=1), small.stack(stack, rows=rows))[0].sub_modules
+    for kernel in sub.kernels
+]
+SETTINGS = [("fp32", 1, False, False), ("bf16", 1, False, False), ("fp16", 1, True, False), ("fp32", 3, True, False), ("bf16", 2, True, True)]
+"""precision, batch, dropout, parameters cast"""
+
+
+class Bench:
+    """One sub-module with random state, ready to be run by any choice."""
+
+    def __init__(self, stack: str, name: str, precision: str, batch: int, dropout: bool, cast: bool) -> None:
+        rows, n_res = SIZES[stack]
+        problem = Problem(stacks=(small.stack(stack, rows=rows),), n_res=n_res, memory=1)
+        spec, self.shapes = shapes_of(problem, problem.stacks[0])
+        self.spec = next(s for s in spec.sub_modules if s.name == name)
+        dtype = small.DTYPES[precision]
+        self.setting = Setting(self.shapes, dtype.itemsize, batch, cast, dropout)
+        self.state = {n: torch.randn(batch, *axes, self.shapes.channels[n], dtype=dtype) for n, axes in self.shapes.axes.items()}
+        self.masks = {n: torch.ones(batch, *axes, dtype=dtype) for n, axes in self.shapes.axes.items()}
+        self.module = SUB_MODULES[self.spec.kind](self.spec)
+        if not cast:
+            self.module.to(dtype)
+        tensor, axis = self.spec.writes
+        lengths = self.shapes.axes[tensor]
+        self.drop = None
+        if dropout and self.spec.dropout:
+            self.drop = drop_mask(self.spec, (lengths[axis], lengths[1 - axis]), (0,), self.masks[tensor])
+
+    def choice(self, kernel: str, part: int, recompute: bool) -> Choice:
+        """Slices of 1 / part of the rows, rounded up."""
+        length = self.shapes.axes[self.spec.reads[0][0]][self.spec.reads[0][1]]
+        shared = self.shapes.axes[self.spec.shares[0]][self.spec.shares[1]] if self.spec.shares else 0
+        return Choice(kernel, -(-length // part), -(-shared // part), recompute)
+
+    def bytes(self, choice: Choice):
+        return sub_module_bytes(self.spec, self.spec.kernels[choice.kernel]["cpu"], choice, self.setting)
+
+    def call(self, choice: Choice) -> Call:
+        return Call(self.module, choice, self.masks, self.drop)
+
+
+def holds(measured: int, promised: int, what: object) -> None:
+    assert measured <= promised, what
+    assert measured >= 0.8 * promised, what
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+@pytest.mark.parametrize(("stack", "name", "kernel"), CASES)
+def test_bytes_are_a_bound_nearly_reached(stack, name, kernel, setting):
+    bench = Bench(stack, name, *setting)
+    recordable = bool(bench.spec.kernels[kernel]["cpu"].update.record)
+    for part in (1, 2, 3, 100):
+        choice = bench.choice(kernel, part, False)
+        target = bench.state[bench.spec.writes[0]].clone()
+        with TensorMeter() as meter:
+            apply.forward(bench.call(choice), {**bench.state, bench.spec.writes[0]: target}, target)
+        holds(meter.peak, bench.bytes(choice).forward, ("forward", choice))
+        for recompute in (False, True) if recordable else ():
+            choice = bench.choice(kernel, part, recompute)
+            promised, call = bench.bytes(choice), bench.call(choice)
+            grads = {n: torch.randn_like(x) for n, x in bench.state.items()}
+            gradients = Gradients(list(bench.module.parameters()))
+            with TensorMeter() as meter:
+                version, kept = apply.record(call, bench.state)
+                holds(meter.peak - version.nbytes, promised.inter, ("record", choice))
+                holds(meter.now - version.nbytes, promised.saved, ("saved", choice))
+                del version
+                meter.peak = meter.now
+                apply.backward(call, bench.state, kept, grads, gradients)
+                holds(meter.peak, promised.back, ("backward", choice))
+                del kept
+            assert meter.now == 0, "backward left tensors behind"
+
+
+@pytest.mark.parametrize(("stack", "name", "kernel"), [case for case in CASES if case[2] == "reference"])
+def test_flops_are_those_counted(stack, name, kernel):
+    bench = Bench(stack, name, "fp32", 1, False, False)
+    cost = bench.spec.kernels[kernel]["cpu"]
+    phases = [(cost.update, bench.spec.reads[0])] + ([(cost.share, bench.spec.shares)] if bench.spec.shares else [])
+    expected = [flops(phase, bench.spec, axis, bench.setting, 10**6) for phase, axis in phases]
+    for part in (1, 3):
+        call = bench.call(bench.choice(kernel, part, False))
+        with FlopCounterMode(display=False) as counted:
+            kept = apply.record(call, bench.state)[1]
+        assert counted.get_total_flops() == sum(forward for forward, _ in expected)
+        grads = {n: torch.randn_like(x) for n, x in bench.state.items()}
+        with FlopCounterMode(display=False) as counted:
+            apply.backward(call, bench.state, kept, grads, Gradients(list(bench.module.parameters())))
+        assert counted.get_total_flops() == sum(back for _, back in expected)
