@@ -21,9 +21,11 @@ def flops(phase: Phase, spec: SubModuleSpec, axis: Axis, setting: Setting, rows:
     """Of forward and of backward, for one sample."""
     sizes = sizes_of(spec, axis, setting.shapes, rows)
     forward = sum(matmul_flops(m, sizes) for m in phase.matmuls)
-    if phase.back_matmuls is None:
-        return forward, 2 * forward
-    return forward, sum(matmul_flops(m, sizes) for m in phase.back_matmuls)
+    back = 2 * forward if phase.back_matmuls is None else sum(matmul_flops(m, sizes) for m in phase.back_matmuls)
+    for name, axes in phase.biases:
+        parameter = spec.parameters[name]
+        back += matmul_flops(f"{axes} {parameter.dims}", sizes) if parameter else 0
+    return forward, back
 
 
 def call_seconds(phase: Phase, spec: SubModuleSpec, axis: Axis, setting: Setting, rows: int, device: Device, precision: str) -> tuple[float, float]:

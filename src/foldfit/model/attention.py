@@ -57,7 +57,7 @@ class GlobalAttention(SubModule):
             mask,
         )
         gate = ops.gate(y, self.gating_w, self.gating_b)  # [r, n, h, d]
-        return ops.linear((gate * o[:, None]).flatten(2), self.output_w.flatten(0, 1), self.output_b)
+        return ops.linear(ops.gate_query(gate, o), self.output_w.flatten(0, 1), self.output_b)
 
 
 class SingleAttention(SubModule):

@@ -21,6 +21,8 @@ class Ops:
     """(q, k, v, gate [r, n, h, d], bias [n, h, k] or None, mask [r, k] or None) -> sigmoid(gate) * attention [r, n, h, d]"""
     global_attention: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     """(q [r, h, d], k, v [r, n, d], mask [r, n]) -> [r, h, d]"""
+    gate_query: Callable[[Tensor, Tensor], Tensor]
+    """(gate [r, n, h, d], o [r, h, d]) -> gate * o, [r, n, h * d]"""
     single_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     """(q [r, h, d], k, v [k, h, d], bias [r, k, h], mask [k]) -> [r, h, d]"""
     gated_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None], Tensor]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foldfit.ops.gradients import BiasedLinear, GateQuery, Softmax, Triangle
 from foldfit.ops.namespace import Ops
 
 
@@ -24,7 +25,7 @@ def layer_norm(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
 def flat_linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """As `linear`, but [elements, out]: in-place steps may follow, which on a view would cost autograd a copy."""
     flat, w = x.reshape(-1, x.shape[-1]), w.flatten(1)
-    return flat @ w if b is None else torch.addmm(b.flatten(), flat, w)
+    return flat @ w if b is None else BiasedLinear.apply(flat, w, b.flatten())  # type: ignore[no-any-return]
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -45,7 +46,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None
         logits += bias.transpose(0, 1)
     if mask is not None:
         logits += ((1 - mask) * masked_logit(q.dtype)).to(q.dtype)[:, None, None, :]
-    weights = logits.softmax(-1)
+    weights = Softmax.apply(logits)
     del logits
     o = torch.bmm(weights.view(r * h, n, n), v.transpose(1, 2).reshape(r * h, n, d))
     del weights
@@ -56,7 +57,11 @@ def global_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """AF2 Suppl. Alg. 19, lines 5-6: one query per row and head, one key head."""
     logits = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2))
     logits += ((1 - mask) * masked_logit(q.dtype)).to(q.dtype)[:, None, :]
-    return torch.bmm(logits.softmax(-1), v)
+    return torch.bmm(Softmax.apply(logits), v)
+
+
+def gate_query(gate: Tensor, o: Tensor) -> Tensor:
+    return GateQuery.apply(gate.flatten(2), o.flatten(1))  # type: ignore[no-any-return]
 
 
 def single_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
@@ -64,7 +69,7 @@ def single_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor
     logits = torch.bmm((q * q.shape[-1] ** -0.5).transpose(0, 1), k.permute(1, 2, 0))  # [h, r, k]
     logits += bias.permute(2, 0, 1)
     logits += ((1 - mask) * masked_logit(q.dtype)).to(q.dtype)
-    return torch.bmm(logits.softmax(-1), v.transpose(0, 1)).transpose(0, 1)
+    return torch.bmm(Softmax.apply(logits), v.transpose(0, 1)).transpose(0, 1)
 
 
 def gated_linear(x: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None) -> Tensor:
@@ -75,8 +80,7 @@ def gated_linear(x: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor |
 
 def triangle(a: Tensor, b: Tensor) -> Tensor:
     """AF2 Suppl. Alg. 11, line 4, one matrix product per channel."""
-    o = torch.bmm(a.transpose(0, 1), b.permute(1, 2, 0))  # [u, r, R]
-    return o.permute(1, 2, 0).contiguous()
+    return Triangle.apply(a, b)  # type: ignore[no-any-return]
 
 
 def masked_linear(x: Tensor, mask: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -112,6 +116,7 @@ REFERENCE = Ops(
     gate=gate,
     attention=attention,
     global_attention=global_attention,
+    gate_query=gate_query,
     single_attention=single_attention,
     gated_linear=gated_linear,
     triangle=triangle,

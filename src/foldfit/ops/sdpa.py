@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foldfit.ops.reference import REFERENCE, masked_logit
 
@@ -25,13 +26,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None
         q = torch.cat([q, (one / scale).expand(r, n, h, ALIGN)], -1)
         k = torch.cat([k, (one * logit).expand(r, n, h, ALIGN)], -1)
         v = F.pad(v, (0, ALIGN))
-    o = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=None if bias is None else bias.transpose(0, 1)[None],
-        scale=scale,
-    )[..., :d]
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION] if q.is_cuda else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
+        o = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=None if bias is None else bias.transpose(0, 1)[None],
+            scale=scale,
+        )[..., :d]
     return gate.sigmoid() * o.transpose(1, 2)
 
 

@@ -18,30 +18,48 @@ TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2, "fp16": 2e-3}
 
 LOG2E = tl.constexpr(1.4426950408889634)  # exp2 is the hardware's own: soft-max in base 2
 PADDED = tl.constexpr(-1e9)  # AF2's logit of a padded key
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # TRITON_INTERPRET=1
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One program's share: queries x keys of a row and head (`tl.dot` wants 16 or more of each), and how it runs."""
+    """One program's share, queries x keys of a row and head, and how it runs: warps, loads in flight, registers a thread (None: free)."""
 
     queries: int
     keys: int
     warps: int
     stages: int
+    registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, int | None]:
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
 
 def forward_tile(n: int, d: int, dtype: torch.dtype) -> Tile:
-    """Measured on an NVIDIA H200; see docs/performance.md."""
+    """Measured on an NVIDIA H200 by benchmarks/attention_gpu.py."""
     if dtype == torch.float32:
         return Tile(64, 32, 4, 2)
-    if d > 32:
-        return Tile(64, 64, 4, 2)
-    return Tile(64, 64, 4, 3)
+    return Tile(64, 64, 4, 3 if d <= 32 else 2)
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """What the matrix products of this storage run in, as `tl.dot` calls it."""
+    """What `tl.dot` runs this storage in; it reads the word for fp32 only."""
     return "ieee" if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def padded_dim(d: int) -> int:
+    """The head dim as a matrix product wants it."""
+    return max(16, triton.next_power_of_2(d))
+
+
+@triton.jit
+def dot(a, b, c, PRECISION: tl.constexpr):
+    """c + a b in fp32. Triton's interpreter would multiply bf16 as bit patterns: there the operands are widened, which is exact."""
+    if INTERPRETED and a.dtype == tl.bfloat16:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, c, input_precision=PRECISION)
 
 
 @triton.jit
@@ -92,7 +110,7 @@ def forward_step(
     K: tl.constexpr = v.shape[0]
     key = start + tl.arange(0, K)
     channel = tl.arange(0, D) < DIM
-    at = start.to(tl.int64)
+    at = tl.cast(start, tl.int64)
     # [D, K], [K, D]
     if MASKED:
         b_k = tl.load(k + at * k_n, mask=channel[:, None] & (key < n)[None, :], other=0.0)
@@ -104,7 +122,7 @@ def forward_step(
         b_k = tl.load(k + at * k_n)
         b_v = tl.load(v + at * v_n)
     # [Q, K]
-    s = tl.dot(q, b_k, input_precision=PRECISION)
+    s = dot(q, b_k, None, PRECISION)
     if HAS_BIAS:
         if MASKED:
             b_bias = tl.load(bias + at, mask=(key < n)[None, :], other=0.0)
@@ -121,7 +139,7 @@ def forward_step(
     p = tl.exp2(s * base2 - larger[:, None])
     shrink = tl.exp2(m - larger)
     l = l * shrink + tl.sum(p, 1)
-    acc = tl.dot(p.to(b_v.dtype), b_v, acc * shrink[:, None], input_precision=PRECISION)
+    acc = dot(p.to(b_v.dtype), b_v, acc * shrink[:, None], PRECISION)
     return larger, l, acc
 
 
@@ -138,7 +156,7 @@ def forward_kernel(
     start = tl.program_id(0) % tiles * Q
     row = (tl.program_id(0) // tiles % rows).to(tl.int64)
     head = tl.program_id(0) // tiles // rows
-    at = start.to(tl.int64)
+    at = tl.cast(start, tl.int64)
     token = tl.arange(0, Q)
     key = tl.arange(0, K)
     channel = tl.arange(0, D)
@@ -170,8 +188,105 @@ def forward_kernel(
                 )  # fmt: skip
     # [Q, D]
     b_gate = tl.load(gate + row * gate_r + at * gate_n + head * GATE_H + token[:, None] * gate_n + channel[None, :], mask=inside, other=0.0)
-    acc = acc / (l[:, None] * (1 + tl.exp2(-LOG2E * b_gate.to(tl.float32))))
+    acc = acc / (l[:, None] * (1 + tl.exp2(b_gate.to(tl.float32) * -LOG2E)))
     o = o + ((row * n + at) * H + head) * DIM + token[:, None] * (H * DIM) + channel[None, :]
     tl.store(o, acc.to(o.dtype.element_ty), mask=inside)
     if HAS_LSE:
         tl.store(lse + (row * H + head) * n + start + token, m + tl.log2(l), mask=start + token < n)
+
+
+def check(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, mask: Tensor | None) -> None:
+    """NotImplementedError for what these kernels cannot, ValueError for shapes that fit nothing."""
+    r, n, h, d = q.shape
+    for name, x in {"q": q, "k": k, "v": v, "gate": gate}.items():
+        if x.shape != q.shape or x.dtype != q.dtype:
+            raise ValueError(f"{name} must be as q, {list(q.shape)} {q.dtype}. Got {list(x.shape)} {x.dtype}.")
+        if x.stride(3) != 1 or max(x.stride(1), x.stride(2)) * 128 >= 2**31:
+            raise NotImplementedError(f"{name} needs a contiguous last dim and a token stride below 2**24. Got strides {x.stride()}.")
+    if bias is not None and (bias.shape != (n, h, n) or bias.dtype != q.dtype):
+        raise ValueError(f"bias must be {[n, h, n]} {q.dtype}. Got {list(bias.shape)} {bias.dtype}.")
+    if mask is not None and mask.shape != (r, n):
+        raise ValueError(f"mask must be {[r, n]}. Got {list(mask.shape)}.")
+    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16) or not 8 <= d <= 64:
+        raise NotImplementedError(f"fp32, bf16 or fp16 with a head dim of 8 to 64. Got {q.dtype}, {d}.")
+    if r * h * n >= 2**31 or h * n * 128 >= 2**31:
+        raise NotImplementedError(f"{r} rows of {n} tokens and {h} heads are more than a grid holds: use fewer rows at a time.")
+
+
+def aligned(bias: Tensor) -> Tensor:
+    """bias [..., n] with a row stride that 16-byte loads can use; a copy where it has none."""
+    *lead, n = bias.shape
+    if n % 16 == 0 and bias.is_contiguous():
+        return bias
+    out = bias.new_empty(*lead, triton.cdiv(n, 16) * 16)[..., :n]
+    return out.copy_(bias)
+
+
+def leading_keys(mask: Tensor | None) -> Tensor | None:
+    """mask [r, n] -> int32 [r]; see the kernel."""
+    if mask is None:
+        return None
+    r, n = mask.shape
+    lead = torch.empty(r, dtype=torch.int32, device=mask.device)
+    block = min(1024, triton.next_power_of_2(n))
+    count_leading_keys[(r,)](mask, lead, n, mask.stride(0), mask.stride(1), block)
+    return lead
+
+
+def attention_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    lead: Tensor | None = None,
+    keep: bool = False,
+    tile: Tile | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """As `attention`; lead: `leading_keys(mask)`. Returns o [r, n, h, d] and, to keep for the backward, the base-2 log-sum-exp [r, h, n] fp32."""
+    r, n, h, d = q.shape
+    tile = tile or forward_tile(n, d, q.dtype)
+    lead = leading_keys(mask) if lead is None else lead
+    o = torch.empty(r, n, h, d, dtype=q.dtype, device=q.device)
+    lse = torch.empty(r, h, n, dtype=torch.float32, device=q.device) if keep else None
+    bias = None if bias is None else aligned(bias)
+    forward_kernel[(triton.cdiv(n, tile.queries) * r * h,)](
+        q, k, v, gate, bias, mask, lead, o, lse, r, n,
+        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), gate.stride(0), gate.stride(1),
+        0 if bias is None else bias.stride(1), *((0, 0) if mask is None else mask.stride()), d**-0.5,
+        Q_H=q.stride(2), K_H=k.stride(2), V_H=v.stride(2), GATE_H=gate.stride(2), H=h, DIM=d, D=padded_dim(d),
+        Q=tile.queries, K=tile.keys, HAS_BIAS=bias is not None, HAS_MASK=mask is not None, HAS_LSE=keep,
+        EVEN=n % tile.keys == 0, PRECISION=precision_of(q.dtype), **tile.options,
+    )  # fmt: skip
+    return o, lse
+
+
+class Attention(torch.autograd.Function):
+    """Keeps q, k, v, gate and bias as they came, o (which the next projection keeps too), 4 bytes a query and head, 4 a row."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, gate, bias, mask):
+        lead = leading_keys(mask)
+        o, lse = attention_forward(q, k, v, gate, bias, mask, lead, keep=True)
+        ctx.save_for_backward(q, k, v, gate, bias, mask, lead, o, lse)
+        return o
+
+    @staticmethod
+    def backward(ctx, do):
+        from foldfit.ops.triton_attention_backward import attention_backward  # it imports this module
+
+        return *attention_backward(do, *ctx.saved_tensors, want_bias=ctx.needs_input_grad[4]), None
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+    """sigmoid(gate) * soft-max(q k / sqrt(d) + bias + 1e9 (mask - 1)) v.
+
+    q, k, v, gate [r, n, h, d] with any strides but a contiguous last dim, q not scaled, gate before its sigmoid; bias [query, h, key] of the
+    same dtype, for all rows, or None; mask [r, n], 1 a key, 0 padding, or None. Returns o [r, n, h, d], contiguous. fp32 runs in tf32
+    unless `torch.get_float32_matmul_precision()` is "highest".
+    """
+    check(q, k, v, gate, bias, mask)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, gate, bias)):
+        return Attention.apply(q, k, v, gate, bias, mask)
+    return attention_forward(q, k, v, gate, bias, mask)[0]

@@ -8,12 +8,35 @@ With u the attention before the gate and o = sigmoid(gate) u, only o is kept (th
 du = sigmoid(gate) do, dgate = do o (1 - sigmoid(gate)), and the soft-max's row sum delta = sum_d du u = sum_d do o.
 """
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from foldfit.ops.triton_attention import LOG2E, Tile, padding, unmasked_keys
+from foldfit.ops.triton_attention import LOG2E, Tile, aligned, dot, padded_dim, padding, precision_of, unmasked_keys
+
+
+PROGRAMS = 528  # dbias is worth splitting over rows up to so many programs, four for each multiprocessor of an H200
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """One for each of the three large kernels."""
+
+    dkv: Tile
+    dbias: Tile
+    dq: Tile
+
+
+def backward_tiles(n: int, d: int, dtype: torch.dtype) -> Tiles:
+    """Measured on an NVIDIA H200 by benchmarks/attention_gpu.py."""
+    if dtype == torch.float32:
+        return Tiles(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2))
+    if d > 32:
+        return Tiles(Tile(32, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2))
+    return Tiles(Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 3))
 
 
 @triton.jit
@@ -32,7 +55,7 @@ def prepare_kernel(
     # [T, D]
     b_do = tl.load(do + flat, mask=inside, other=0.0).to(tl.float32)
     b_o = tl.load(o + flat, mask=inside, other=0.0).to(tl.float32)
-    sigmoid = 1 / (1 + tl.exp2(-LOG2E * tl.load(gates, mask=inside, other=0.0).to(tl.float32)))
+    sigmoid = 1 / (1 + tl.exp2(tl.load(gates, mask=inside, other=0.0).to(tl.float32) * -LOG2E))
     tl.store(du + flat, (b_do * sigmoid).to(du.dtype.element_ty), mask=inside)
     tl.store(dgate + flat, (b_do * b_o * (1 - sigmoid)).to(dgate.dtype.element_ty), mask=inside)
     tl.store(delta + (row * H + pair % H) * n + pair // H, tl.sum(b_do * b_o, 1), mask=pair < n * H)
@@ -63,7 +86,7 @@ def dkv_loop(
     tl.assume(n > 0)  # a loop that may run zero times makes ptxas wait after every single matrix instruction
     for start in range(0, n, Q):
         token = start + tl.arange(0, Q)
-        at = start.to(tl.int64)
+        at = tl.cast(start, tl.int64)
         # [D, Q], [Q, D], [Q], [Q], [K, Q]; a query beyond n has weight exp2(-inf)
         if EVEN and D == DIM:
             b_q = tl.load(q + at * q_n)
@@ -82,12 +105,12 @@ def dkv_loop(
             else:
                 b_bias = tl.load(bias + at, mask=(token < n)[None, :], other=0.0)
         # [K, Q]
-        s = tl.dot(b_k, b_q, input_precision=PRECISION)
-        dp = tl.dot(b_v, tl.trans(b_du), input_precision=PRECISION)
+        s = dot(b_k, b_q, None, PRECISION)
+        dp = dot(b_v, tl.trans(b_du), None, PRECISION)
         p = weights(s, b_bias, b_lse[None, :], real[:, None], fill[:, None], scale, HAS_BIAS, MASKED)
-        dv = tl.dot(p.to(b_du.dtype), b_du, dv, input_precision=PRECISION)
+        dv = dot(p.to(b_du.dtype), b_du, dv, PRECISION)
         ds = p * (dp - b_delta[None, :])
-        dk = tl.dot(ds.to(b_q.dtype), tl.trans(b_q), dk, input_precision=PRECISION)
+        dk = dot(ds.to(b_q.dtype), tl.trans(b_q), dk, PRECISION)
     return dk, dv
 
 
@@ -107,7 +130,7 @@ def dkv_kernel(
     start = tl.program_id(0) % tiles * K
     row = (tl.program_id(0) // tiles % rows).to(tl.int64)
     head = tl.program_id(0) // tiles // rows
-    at = start.to(tl.int64)
+    at = tl.cast(start, tl.int64)
     token = tl.arange(0, Q)
     key = tl.arange(0, K)
     channel = tl.arange(0, D)
@@ -162,8 +185,8 @@ def dbias_kernel(
     in_q = start_q + token < n
     in_k = start_k + key < n
     # pointers [Q, D], [D, K], [D, K], [Q, D]
-    at_q = start_q.to(tl.int64)
-    at_k = start_k.to(tl.int64)
+    at_q = tl.cast(start_q, tl.int64)
+    at_k = tl.cast(start_k, tl.int64)
     q = q + at_q * q_n + head * Q_H + token[:, None] * q_n + channel[None, :]
     k = k + at_k * k_n + head * K_H + key[None, :] * k_n + channel[:, None]
     v = v + at_k * v_n + head * V_H + key[None, :] * v_n + channel[:, None]
@@ -176,7 +199,7 @@ def dbias_kernel(
     last = tl.minimum(first + group, rows)
     tl.assume(first < last)
     for i in range(first, last):
-        row = i.to(tl.int64)
+        row = tl.cast(i, tl.int64)
         statistics = (row * H + head) * n + start_q + token
         # [Q, D], [D, K], [D, K], [Q, D], [Q], [Q]; a query beyond n has weight exp2(-inf)
         if EVEN and D == DIM:
@@ -194,12 +217,14 @@ def dbias_kernel(
             b_lse = tl.load(lse + statistics, mask=in_q, other=float("inf"))
             b_delta = tl.load(delta + statistics, mask=in_q, other=0.0)
         # [Q, K]
-        s = tl.dot(b_q, b_k, input_precision=PRECISION)
-        dp = tl.dot(b_du, b_v, input_precision=PRECISION)
+        s = dot(b_q, b_k, None, PRECISION)
+        dp = dot(b_du, b_v, None, PRECISION)
         s = s * (scale * LOG2E) + b_bias
         if HAS_MASK:
-            real, fill = padding(mask, row, start_k + key, n, mask_r, mask_n, tl.load(lead + row) < 0, True)
-            s = tl.where(real[None, :], s, fill[None, :])
+            count = tl.load(lead + row)
+            if start_k + K > count:
+                real, fill = padding(mask, row, start_k + key, n, mask_r, mask_n, count < 0, True)
+                s = tl.where(real[None, :], s, fill[None, :])
         acc += tl.exp2(s - b_lse[:, None]) * (dp - b_delta[:, None])
     out = ((pid // H).to(tl.int64) * n + at_q) * H + head
     tl.store(dbias + out * n + at_k + token[:, None] * (H * n) + key[None, :], acc.to(dbias.dtype.element_ty), mask=here)
@@ -214,7 +239,7 @@ def dq_step(
     D: tl.constexpr = k.shape[0]
     K: tl.constexpr = k.shape[1]
     key = start + tl.arange(0, K)
-    at = start.to(tl.int64)
+    at = tl.cast(start, tl.int64)
     channel = tl.arange(0, D) < DIM
     # [D, K], [D, K], [Q, K]
     b_bias = 0.0
@@ -236,11 +261,11 @@ def dq_step(
         real = key < n
         fill = b_lse
     # [Q, K]
-    s = tl.dot(b_q, b_k, input_precision=PRECISION)
-    dp = tl.dot(b_du, b_v, input_precision=PRECISION)
+    s = dot(b_q, b_k, None, PRECISION)
+    dp = dot(b_du, b_v, None, PRECISION)
     p = weights(s, b_bias, b_lse[:, None], real[None, :], fill[None, :], scale, HAS_BIAS, MASKED)
     ds = p * (dp - b_delta[:, None])
-    return tl.dot(ds.to(b_k.dtype), tl.trans(b_k), dq, input_precision=PRECISION)
+    return dot(ds.to(b_k.dtype), tl.trans(b_k), dq, PRECISION)
 
 
 @triton.jit
@@ -256,7 +281,7 @@ def dq_kernel(
     start = tl.program_id(0) % tiles * Q
     row = (tl.program_id(0) // tiles % rows).to(tl.int64)
     head = tl.program_id(0) // tiles // rows
-    at = start.to(tl.int64)
+    at = tl.cast(start, tl.int64)
     token = tl.arange(0, Q)
     key = tl.arange(0, K)
     channel = tl.arange(0, D)
@@ -290,3 +315,70 @@ def dq_kernel(
                     scale, DIM, HAS_BIAS, HAS_MASK, True, PRECISION,
                 )  # fmt: skip
     tl.store(dq, (acc * scale).to(dq.dtype.element_ty), mask=inside)
+
+
+def attention_backward(
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    lead: Tensor | None,
+    o: Tensor,
+    lse: Tensor,
+    want_bias: bool = True,
+    tiles: Tiles | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """do, o [r, n, h, d], lse [r, h, n] fp32 and the forward's inputs -> dq, dk, dv, dgate [r, n, h, d] contiguous, dbias [n, h, n] or None."""
+    r, n, h, d = q.shape
+    tiles = tiles or backward_tiles(n, d, q.dtype)
+    do = do.contiguous()
+    dq, dgate = torch.empty_like(o), torch.empty_like(o)
+    delta = torch.empty_like(lse)
+    pairs = 128  # (token, head) pairs a program
+    prepare_kernel[(r * triton.cdiv(n * h, pairs),)](
+        do, o, gate, dgate, dq, delta, n, gate.stride(0), gate.stride(1),
+        GATE_H=gate.stride(2), H=h, DIM=d, D=padded_dim(d), T=pairs, num_warps=4,
+    )  # fmt: skip
+    du = dq  # until dq_kernel overwrites it, tile by tile
+    has_bias = bias is not None
+    strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)
+    mask_strides = (0, 0) if mask is None else mask.stride()
+    common = {
+        "Q_H": q.stride(2), "K_H": k.stride(2), "V_H": v.stride(2), "H": h, "DIM": d, "D": padded_dim(d),
+        "HAS_MASK": mask is not None, "PRECISION": precision_of(q.dtype),
+    }  # fmt: skip
+
+    tile = tiles.dkv
+    dk, dv = torch.empty_like(o), torch.empty_like(o)
+    by_key = aligned(bias.permute(1, 2, 0)) if has_bias else None
+    dkv_kernel[(triton.cdiv(n, tile.keys) * r * h,)](
+        q, k, v, by_key, mask, lead, du, lse, delta, dk, dv, r, n, *strides, by_key.stride(1) if has_bias else 0, *mask_strides, d**-0.5,
+        **common, Q=tile.queries, K=tile.keys, HAS_BIAS=has_bias, EVEN=n % tile.queries == 0, **tile.options,
+    )  # fmt: skip
+    del by_key
+
+    dbias = None
+    by_query = aligned(bias) if has_bias else None
+    bias_n = by_query.stride(1) if has_bias else 0
+    if has_bias and want_bias:
+        tile = tiles.dbias
+        owners = triton.cdiv(n, tile.queries) * triton.cdiv(n, tile.keys) * h
+        group = triton.cdiv(r, max(1, min(r, PROGRAMS // owners)))  # rows summed by one program
+        groups = triton.cdiv(r, group)
+        partial = torch.empty(groups, n, h, n, dtype=q.dtype if groups == 1 else torch.float32, device=q.device)
+        dbias_kernel[(owners * groups,)](
+            q, k, v, by_query, mask, lead, du, lse, delta, partial, r, group, n, *strides, bias_n, *mask_strides, d**-0.5,
+            **common, Q=tile.queries, K=tile.keys, EVEN=n % tile.queries == 0 and n % tile.keys == 0, **tile.options,
+        )  # fmt: skip
+        dbias = partial[0] if groups == 1 else partial.sum(0, dtype=torch.float32).to(q.dtype)
+        del partial
+
+    tile = tiles.dq
+    dq_kernel[(triton.cdiv(n, tile.queries) * r * h,)](
+        q, k, v, by_query, mask, lead, lse, delta, dq, r, n, *strides, bias_n, *mask_strides, d**-0.5,
+        **common, Q=tile.queries, K=tile.keys, HAS_BIAS=has_bias, EVEN=n % tile.keys == 0, **tile.options,
+    )  # fmt: skip
+    return dq, dk, dv, dgate, dbias

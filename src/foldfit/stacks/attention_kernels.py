@@ -27,10 +27,11 @@ ROW_SHARE = Phase(
 
 UPDATE = Phase(
     matmuls=(*("r n c, c h d -> r n h d",) * 4, "r n h d, r k h d -> r h n k", "r h n k, r k h d -> r n h d", "r n h d, h d c -> r n c"),
+    biases=(("gating_b", "r n"), ("output_b", "r n")),
     moves="22 r n e + 8 r h n k + 5 e c + n h k + 7 r n c + e + 7 r n + 3 c",
     calls=19,
-    back_moves="38 r n e + 33 r h n k + 10 e c + n h k + 23 r n c + e + 2 r n + 5 c",
-    back_calls=40,
+    back_moves="39 r n e + 37 r h n k + 10 e c + n h k + 24 r n c + 2 r n h + e + 6 r n + 5 c",
+    back_calls=44,
     forward=(
         "r n c + f32 2 r n",
         "7 r n e + r n c",
@@ -47,11 +48,13 @@ UPDATE = Phase(
     ),
     saved="6 r n e + r h n k + r n c + f32 2 r n",
     backward=(
+        "7 r n e + r h n k + e c + r n c + f32 2 r n + r n + c",
         "8 r n e + r h n k + e c + r n c + f32 2 r n + c",
         "6 r n e + 2 r h n k + e c + r n c + f32 2 r n + c",
+        "4 r n e + 3 r h n k + e c + r n c + r n h + f32 2 r n + c",
         "4 r n e + 3 r h n k + e c + n h k + r n c + f32 2 r n + c",
         "6 r n e + r h n k + e c + n h k + r n c + f32 2 r n + c",
-        "4 r n e + 2 e c + n h k + 2 r n c + e + f32 2 r n + c",
+        "4 r n e + 2 e c + n h k + 2 r n c + e + f32 2 r n + r n + c",
         "3 r n e + 3 e c + n h k + 3 r n c + e + f32 2 r n + c",
         "2 r n e + 3 e c + n h k + 4 r n c + e + f32 2 r n + c",
         "2 r n e + 4 e c + n h k + 3 r n c + e + f32 2 r n + c",
@@ -63,10 +66,11 @@ UPDATE = Phase(
 
 UNBIASED_UPDATE = Phase(
     matmuls=(*("r n c, c h d -> r n h d",) * 4, "r n h d, r k h d -> r h n k", "r h n k, r k h d -> r n h d", "r n h d, h d c -> r n c"),
+    biases=(("gating_b", "r n"), ("output_b", "r n")),
     moves="22 r n e + 6 r h n k + 5 e c + 7 r n c + e + 7 r n + 3 c",
     calls=18,
-    back_moves="38 r n e + 22 r h n k + 10 e c + 23 r n c + e + 2 r n + 5 c",
-    back_calls=35,
+    back_moves="39 r n e + 26 r h n k + 10 e c + 24 r n c + 2 r n h + e + 6 r n + 5 c",
+    back_calls=39,
     forward=(
         "r n c + f32 2 r n",
         "7 r n e + r n c",
@@ -83,10 +87,11 @@ UNBIASED_UPDATE = Phase(
     ),
     saved="6 r n e + r h n k + r n c + f32 2 r n",
     backward=(
+        "7 r n e + r h n k + e c + r n c + f32 2 r n + r n + c",
         "8 r n e + r h n k + e c + r n c + f32 2 r n + c",
         "6 r n e + 2 r h n k + e c + r n c + f32 2 r n + c",
-        "4 r n e + 3 r h n k + e c + r n c + f32 2 r n + c",
-        "4 r n e + 2 e c + 2 r n c + e + f32 2 r n + c",
+        "4 r n e + 3 r h n k + e c + r n c + r n h + f32 2 r n + c",
+        "4 r n e + 2 e c + 2 r n c + e + f32 2 r n + r n + c",
         "3 r n e + 3 e c + 3 r n c + e + f32 2 r n + c",
         "2 r n e + 3 e c + 4 r n c + e + f32 2 r n + c",
         "2 r n e + 4 e c + 3 r n c + e + f32 2 r n + c",

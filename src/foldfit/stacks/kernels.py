@@ -14,7 +14,7 @@ def anywhere(update: Phase, share: Phase | None = None) -> dict[str, Kernel]:
     return {"cpu": Kernel(update, share), "cuda": Kernel(update, share)}
 
 
-COLUMN_ATTENTION: Kernels = {"reference": anywhere(attention.UNBIASED_UPDATE), "sdpa": anywhere(sdpa.UNBIASED_UPDATE)}
+COLUMN_ATTENTION: Kernels = {"reference": anywhere(attention.UNBIASED_UPDATE), "sdpa": {"cpu": Kernel(sdpa.UNBIASED_UPDATE), "cuda": Kernel(sdpa.CUDA_UNBIASED_UPDATE)}}
 ROW_ATTENTION: Kernels = {
     "reference": anywhere(attention.UPDATE, attention.ROW_SHARE),
     "sdpa": {"cpu": Kernel(sdpa.CPU_UPDATE, attention.ROW_SHARE), "cuda": Kernel(sdpa.CUDA_UPDATE, attention.ROW_SHARE)},

@@ -36,6 +36,8 @@ class Phase:
     back_calls: int
     back_matmuls: tuple[str, ...] | None = None
     """The matmuls of backward where they are not each forward one twice."""
+    biases: tuple[tuple[str, str], ...] = ()
+    """(parameter, leading axes): its gradient, where the sub-module has it, is a product with ones over these axes."""
 
 
 @dataclass(frozen=True)
