@@ -7,8 +7,21 @@ from foldfit.problem import ITEMSIZE, OPTIMIZER_STATE, Problem
 STEP_COUNTER = 4
 """Bytes of Adam's step count, one a parameter tensor."""
 
-WORKSPACE = {"cpu": 0, "cuda": 0}
-"""Bytes of library workspaces that the allocator counts."""
+CUBLAS_WORKSPACE = {"H100": 32 * 2**20, "H200": 32 * 2**20, "B200": 32 * 2**20}
+"""Bytes that PyTorch gives each cuBLAS handle from its allocator, one handle a thread: 32 MiB from Hopper on."""
+
+CUBLAS_WORKSPACE_BEFORE = 4096 * 1024 * 2 + 16 * 1024 * 8
+
+LIBRARY_BUFFERS = {"infer": 2 * 2**20, "train": 6 * 2**20}
+"""cuBLASLt's workspace, and the partial sums of layer norm's backward."""
+
+
+def workspace_bytes(problem: Problem) -> int:
+    """Of libraries, counted by the allocator: forward runs in the caller's thread, backward in autograd's."""
+    if problem.device_type == "cpu":
+        return 0
+    handle = CUBLAS_WORKSPACE.get(problem.device, CUBLAS_WORKSPACE_BEFORE)
+    return (2 if problem.mode == "train" else 1) * handle + LIBRARY_BUFFERS[problem.mode]
 
 
 def resident_bytes(problem: Problem, align: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -29,7 +42,7 @@ def resident_bytes(problem: Problem, align: int) -> tuple[dict[str, int], dict[s
         "inputs": sum(inputs.values()),
         "masks": sum(masks.values()),
         "optimizer state": OPTIMIZER_STATE[problem.optimizer] * parameters + (steps if problem.optimizer == "adam" else 0),
-        "workspace": WORKSPACE[problem.device_type],
+        "workspace": workspace_bytes(problem),
     }
     if problem.mode == "infer":
         return resident, {}

@@ -1,7 +1,7 @@
 """Slots of memory: how bytes become the few hundred steps that the chain's tables run over."""
 
 from dataclasses import dataclass
-from math import ceil, isqrt
+from math import isqrt
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def make_grid(chain: Chain, top: int, slots: int = SLOTS) -> Grid:
     state = max(chain.runs, key=lambda run: run[1])[0].state
     parts = max(1, round(state / wanted))
     unit, parts = (state, parts) if 0.5 <= state / parts / wanted <= 2 else (wanted, 1)
-    ratio = max(1, ceil(unit * slots / (parts * max(1, span))))
+    ratio = max(1, round(unit * slots / (parts * max(1, span))))
     count = top * parts // unit
     return Grid(top, count, count + count // BEYOND + 1, ratio, parts * ratio, unit)
 
@@ -78,7 +78,7 @@ def make_grid(chain: Chain, top: int, slots: int = SLOTS) -> Grid:
 def all_kept(chain: Chain) -> int:
     """Bytes beyond base_backward that are enough for any schedule that keeps everything."""
     peaks = (
-        stage.state + stage.written_bytes + max(max(r.inter, r.back, r.saved) for sub in stage.subs for r in sub.record)
+        stage.state + largest_record(stage) + max(max(r.inter, r.back) for sub in stage.subs for r in sub.record)
         for stage, _ in chain.runs
     )
     return sum(count * (largest_record(stage) + stage.state) for stage, count in chain.runs) + max(peaks)

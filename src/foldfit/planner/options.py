@@ -91,7 +91,11 @@ def kernel_options(sub: SubModuleSpec, name: str, problem: Problem, setting: Set
     kernel = sub.kernels[name].get(problem.device_type)
     if kernel is None or problem.precision not in kernel.precisions:
         return
-    total = setting.shapes.axes[sub.reads[0][0]][sub.reads[0][1]]
+    tensor, axis = sub.reads[0]
+    lengths = setting.shapes.axes[tensor]
+    if lengths[axis - 1] % kernel.multiple:
+        return
+    total = lengths[axis]
     shared = setting.shapes.axes[sub.shares[0]][sub.shares[1]] if sub.shares else 0
     for rows in slice_rows(total):
         # As many rows of the share at a time as of the update, in proportion: its moments are the smaller ones.

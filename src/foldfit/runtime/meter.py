@@ -48,6 +48,11 @@ class TensorMeter(TorchDispatchMode):
         return out
 
 
+def exact_allocator() -> None:
+    """Makes CUDA's caching allocator split its blocks exactly: by default a tensor may hold up to 1 MiB more than it needs."""
+    torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+
+
 class CpuMeter:
     """Peak of tensors on the CPU between `reset` and `peak`, both in bytes; `alive` counts what is given to it as well."""
 
@@ -80,6 +85,7 @@ class CudaMeter:
         self.device = alive[0].device
 
     def __enter__(self) -> "CudaMeter":
+        exact_allocator()
         torch.cuda.synchronize(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         return self

@@ -48,6 +48,8 @@ class Kernel:
     share: Phase | None = None
     devices: tuple[str, ...] = ("cpu", "cuda")
     precisions: tuple[str, ...] = ("fp32", "tf32", "bf16", "fp16")
+    multiple: int = 1
+    """The other axis' length must be a multiple of it."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,165 @@
+"""The chain solver: the best persistent nested schedule over all options, with a certified lower bound.
+
+Two runs of tables.py on one grid: sizes rounded up for the plan, rounded down for the bound. The promise is simulate()'s,
+never the grid's; since rounding up wastes memory, the plan is taken from the last slot past the limit whose schedule
+still fits.
+"""
+
+import numpy as np
+
+from foldfit.errors import DoesNotFit
+from foldfit.planner.grid import SLOTS, Grid, all_kept, make_grid
+from foldfit.planner.simulate import Timeline
+from foldfit.planner.solution import Frontier, Solution, Step, faster_runs, solved, timeline_of
+from foldfit.planner.table import Chain, Record
+from foldfit.planner.tables import Blocks, Tables
+
+
+def solve(chain: Chain, limit: int, slots: int = SLOTS) -> Solution:
+    """The least seconds within `limit` bytes. Raises DoesNotFit with the least need found, ValueError for `slots` < 1."""
+    blocks = Blocks(chain)
+    grid = grid_within(chain, limit, slots)
+    if grid is not None:
+        up = Tables(blocks, grid, up=True)
+        found = fitting_plan(up, limit)
+        if found is not None:
+            frontier = frontier_of(up, up if grid.exact else Tables(blocks, grid, up=False))
+            return solved(chain, found, float(frontier.bound[grid.slots]), frontier)
+    raise too_small(chain, limit, slots)
+
+
+def frontier(chain: Chain, limit: int, slots: int = SLOTS) -> Frontier:
+    """Least seconds and bound at every slot up to `limit` bytes and a little beyond. Raises DoesNotFit as `solve`."""
+    grid = grid_within(chain, limit, slots)
+    if grid is None:
+        raise too_small(chain, limit, slots)
+    blocks = Blocks(chain)
+    up = Tables(blocks, grid, up=True)
+    return frontier_of(up, up if grid.exact else Tables(blocks, grid, up=False))
+
+
+def bound(chain: Chain, limit: int, slots: int = SLOTS) -> float:
+    """Seconds that no persistent nested schedule within `limit` bytes can go below; infinite where none fits."""
+    grid = grid_within(chain, limit, slots)
+    return float("inf") if grid is None else float(Tables(Blocks(chain), grid, up=False).suffix[0][grid.slots])
+
+
+def grid_within(chain: Chain, limit: int, slots: int) -> Grid | None:
+    """Memory past what keeping everything takes buys nothing, so that the grid ends there."""
+    room = limit - chain.base_backward
+    return make_grid(chain, min(room, all_kept(chain)), slots) if room >= 0 else None
+
+
+def frontier_of(up: Tables, down: Tables) -> Frontier:
+    limits = up.blocks.chain.base_backward + up.grid.bytes()
+    return Frontier(limits, up.suffix[0], np.minimum(down.suffix[0], up.suffix[0]))
+
+
+def fitting_plan(tables: Tables, limit: int) -> list[Step] | None:
+    """The steps from the last slot whose schedule fits, found by bisection past the limit's own slot."""
+    chain, grid = tables.blocks.chain, tables.grid
+    finite = np.flatnonzero(np.isfinite(tables.suffix[0]))
+    if not len(finite):
+        return None
+    found: list[Step] | None = None
+    low, high = max(grid.slots, int(finite[0])), grid.last
+    while low <= high:
+        # The limit's own slot fits for sure: try it first, then halve what is beyond.
+        slot = low if found is None else (low + high + 1) // 2
+        steps = walk(tables, slot)
+        if timeline_of(chain, steps).peak <= limit:
+            found, low = steps, slot + 1
+        else:
+            high = slot - 1
+    return None if found is None else faster_runs(chain, found, limit)
+
+
+def walk(tables: Tables, slot: int) -> list[Step]:
+    """The steps of the schedule behind a finite value of the whole chain's table."""
+    steps: list[Step] = []
+    Walker(tables, steps).part(0, len(tables.blocks) - 1, slot, first=True)
+    return steps
+
+
+class Walker:
+    """Follows the tables down from a value to the cases that gave it. A suffix's first visit is `first`."""
+
+    def __init__(self, tables: Tables, steps: list[Step]) -> None:
+        self.tables, self.steps = tables, steps
+        self.kept: set[int] = set()
+
+    def part(self, s: int, t: int, m: int, first: bool) -> None:
+        tables = self.tables
+        preserved, recorded = self.best_record(s, t, m, first)
+        restart, restarted = self.best_restart(s, t, m, first)
+        if recorded <= restarted:
+            table = tables.record_at(s) if first else tables.record[tables.blocks.kind[s]]
+            self.record(s, table.choose(m, preserved))
+            if s < t:
+                self.part(s + 1, t, m - preserved, first)
+            elif first:
+                self.steps.append(Step("end"))
+            self.steps.append(Step("backward", s))
+            return
+        if s not in self.kept:
+            self.kept.add(s)
+            self.steps.append(Step("check", s))
+        for block in range(s, restart):
+            run = (tables.first_run if first else tables.run)[tables.blocks.kind[block]]
+            self.steps.append(Step("run", block, run.choose(m)))
+        self.part(restart, t, m - tables.width[restart], first)
+        self.steps.append(Step("load", s))
+        self.part(s, restart - 1, m, first=False)
+
+    def record(self, s: int, options: tuple[Record, ...]) -> None:
+        if s in self.kept:
+            self.kept.remove(s)
+            self.steps.append(Step("free", s))
+        self.steps.append(Step("record", s, options))
+
+    def rest(self, s: int, t: int, first: bool) -> np.ndarray:
+        return self.tables.suffix[s] if first else self.tables.c(s, t)
+
+    def best_record(self, s: int, t: int, m: int, first: bool) -> tuple[int, float]:
+        """(slots preserved, seconds) of the best record of s at slot m."""
+        tables = self.tables
+        table = tables.record_at(s) if first else tables.record[tables.blocks.kind[s]]
+        if s == t:
+            row = int(np.argmin(table.rows[:, m]))
+            return table.first + row, float(table.rows[row, m])
+        count = min(len(table.rows), m - table.first + 1)
+        if count < 1:
+            return 0, float("inf")
+        seconds = table.rows[:count, m] + self.rest(s + 1, t, first)[m - table.first - np.arange(count)]
+        row = int(np.argmin(seconds))
+        return table.first + row, float(seconds[row])
+
+    def best_restart(self, s: int, t: int, m: int, first: bool) -> tuple[int, float]:
+        """(block to run to, seconds) of the best way to run on from s and come back."""
+        tables, best, running = self.tables, (-1, float("inf")), 0.0
+        for r in range(s + 1, t + 1):
+            running += (tables.first_run if first else tables.run)[tables.blocks.kind[r - 1]].seconds[m]
+            if tables.width[r] <= m:
+                seconds = running + self.rest(r, t, first)[m - tables.width[r]] + tables.c(s, r - 1)[m]
+                if seconds < best[1]:
+                    best = (r, float(seconds))
+        return best
+
+
+def least_memory(chain: Chain, slots: int = SLOTS) -> Timeline:
+    """The least peak found: the chain DP on ever finer grids, until its smallest schedule is no smaller."""
+    blocks, room, best = Blocks(chain), all_kept(chain), None
+    while True:
+        tables = Tables(blocks, make_grid(chain, room, slots), up=True)
+        finite = np.flatnonzero(np.isfinite(tables.suffix[0]))
+        timeline = timeline_of(chain, walk(tables, int(finite[0]))) if len(finite) else best
+        if timeline is None or (best is not None and timeline.peak >= best.peak):
+            assert best is not None
+            return best
+        best, room = timeline, timeline.peak - chain.base_backward
+
+
+def too_small(chain: Chain, limit: int, slots: int) -> DoesNotFit:
+    least = least_memory(chain, slots)
+    message = f"the least memory found for training is {least.peak} bytes (at {least.peak_at}), the limit is {limit}"
+    return DoesNotFit(message, need=least.peak, have=limit, where=least.peak_at)

@@ -1,0 +1,26 @@
+"""The device in this machine, as torch sees it."""
+
+from dataclasses import replace
+
+import torch
+
+from foldfit.cost.devices import Device, find_device
+from foldfit.errors import BadInput, MissingEnvironment, NotSupported
+
+
+def cuda_device() -> Device:
+    """The entry of the device table for the first CUDA device, with the memory that this card really has.
+
+    Raises MissingEnvironment without a card, NotSupported for one that the table does not have.
+    """
+    if not torch.cuda.is_available():
+        raise MissingEnvironment("no CUDA device here: name the card to plan for (see `foldfit devices`), or --device cpu")
+    name = torch.cuda.get_device_name().removeprefix("NVIDIA ").removeprefix("GeForce ")
+    free, total = torch.cuda.mem_get_info()
+    for candidate in (name, name.split()[0], f"{name.split()[0].split('-')[0]}-{round(total / 2**30 / 8) * 8}GB"):
+        try:
+            device = find_device(candidate)
+        except BadInput:
+            continue
+        return replace(device, memory=total, reserved=total - free)
+    raise NotSupported(f"the device table has no {name!r}: plan for a similar card by name (see `foldfit devices`)")
