@@ -26,29 +26,27 @@ COLUMNS = [(512, 128), (512, 512)]  # rows, sequences
 PEAK = 812e12  # FLOP/s of a large bf16 matrix product on an NVIDIA H200
 
 FORWARD = [
-    ta.Tile(64, 64, 4, 3),
-    ta.Tile(64, 64, 4, 2),
-    ta.Tile(64, 64, 4, 4),
+    ta.Tile(64, 64, 4, 3, 128),
+    ta.Tile(64, 64, 4, 3, 112),
     ta.Tile(64, 64, 4, 2, 128),
-    ta.Tile(64, 64, 4, 3, 96),
-    ta.Tile(128, 64, 8, 2),
-    ta.Tile(128, 64, 8, 3),
-    ta.Tile(128, 64, 8, 2, 128),
-    ta.Tile(128, 64, 4, 2),
-    ta.Tile(64, 128, 4, 2),
-    ta.Tile(128, 128, 8, 2),
-    ta.Tile(64, 32, 4, 3),
+    ta.Tile(64, 64, 4, 2, 96),
+    ta.Tile(128, 32, 4, 3, 128),
+    ta.Tile(128, 32, 4, 4, 128),
+    ta.Tile(128, 32, 4, 3, 168),
+    ta.Tile(128, 64, 4, 2, 240),
+    ta.Tile(128, 64, 8, 3, 128),
+    ta.Tile(64, 32, 4, 4, 96),
+    ta.Tile(64, 32, 4, 3, 80),
+    ta.Tile(128, 32, 8, 3, 96),
 ]
 BACKWARD = [
-    tb.Tiles(ta.Tile(32, 64, 4, 3), ta.Tile(64, 64, 4, 3), ta.Tile(64, 64, 4, 3)),
-    tb.Tiles(ta.Tile(32, 64, 4, 2), ta.Tile(64, 64, 4, 2), ta.Tile(64, 64, 4, 2)),
-    tb.Tiles(ta.Tile(64, 64, 4, 2), ta.Tile(64, 64, 4, 2, 128), ta.Tile(64, 64, 4, 2, 128)),
-    tb.Tiles(ta.Tile(64, 64, 4, 2, 168), ta.Tile(64, 64, 4, 3, 168), ta.Tile(64, 64, 4, 3, 128)),
-    tb.Tiles(ta.Tile(64, 128, 8, 2), ta.Tile(128, 64, 8, 2), ta.Tile(128, 64, 8, 2)),
-    tb.Tiles(ta.Tile(32, 128, 8, 2), ta.Tile(64, 128, 8, 2), ta.Tile(128, 64, 8, 3)),
-    tb.Tiles(ta.Tile(32, 128, 4, 2), ta.Tile(64, 128, 8, 2, 128), ta.Tile(64, 128, 4, 2)),
-    tb.Tiles(ta.Tile(32, 128, 8, 3, 128), ta.Tile(64, 32, 4, 3), ta.Tile(128, 64, 8, 2, 128)),
-    tb.Tiles(ta.Tile(32, 64, 4, 4), ta.Tile(128, 32, 8, 3), ta.Tile(64, 32, 4, 3)),
+    tb.Tiles(ta.Tile(32, 64, 4, 3, 128), ta.Tile(64, 64, 4, 3, 168), ta.Tile(64, 64, 4, 3, 128)),
+    tb.Tiles(ta.Tile(32, 64, 4, 4, 128), ta.Tile(64, 64, 4, 2, 168), ta.Tile(64, 64, 4, 3, 120)),
+    tb.Tiles(ta.Tile(32, 64, 4, 2, 104), ta.Tile(64, 64, 4, 4, 168), ta.Tile(128, 32, 4, 3, 128)),
+    tb.Tiles(ta.Tile(32, 64, 4, 2, 96), ta.Tile(64, 64, 4, 3, 144), ta.Tile(128, 32, 4, 3, 168)),
+    tb.Tiles(ta.Tile(64, 64, 4, 3, 168), ta.Tile(64, 32, 4, 3, 96), ta.Tile(64, 32, 4, 3, 96)),
+    tb.Tiles(ta.Tile(32, 128, 4, 2, 168), ta.Tile(64, 32, 4, 4), ta.Tile(64, 32, 4, 4)),
+    tb.Tiles(ta.Tile(32, 128, 8, 2, 128), ta.Tile(128, 32, 4, 3, 168), ta.Tile(64, 64, 4, 2, 120)),
 ]
 
 

@@ -122,6 +122,22 @@ def test_row_without_keys_is_uniform():
     torch.testing.assert_close(o, gate.sigmoid() * v.mean(1, keepdim=True))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's numpy, of the overflow that is the point here
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("shift", [-120, 120])
+def test_extreme_logits(precision, shift):
+    """Beyond what exp can hold in fp32: the tile is run again with a running maximum, and a shift of a row's logits changes nothing."""
+    torch.set_float32_matmul_precision("highest")
+    dtype = DTYPES[precision]
+    projected, bias, mask = make_inputs(2, 17, 2, 8, dtype, True, True)
+    bias[5] += shift
+    bias[6, :, 2] += 150
+    do = torch.randn(2, 17, 2, 8, device=DEVICE).to(dtype)
+    got = run(ta.attention, projected, bias, mask, do, dtype)
+    for name, x, ref in zip(NAMES, got, run(reference, projected, bias, mask, do, torch.float64), strict=True):
+        assert (x.double() - ref).norm() <= ta.TOLERANCE[precision] * 2 * ref.norm(), name
+
+
 def test_rows_in_groups(monkeypatch):
     """dbias summed in groups of rows, the last one smaller."""
     from foldfit.ops import triton_attention_backward as tb

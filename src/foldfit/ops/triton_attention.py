@@ -40,7 +40,7 @@ def forward_tile(n: int, d: int, dtype: torch.dtype) -> Tile:
     """Measured on an NVIDIA H200 by benchmarks/attention_gpu.py."""
     if dtype == torch.float32:
         return Tile(64, 32, 4, 2)
-    return Tile(64, 64, 4, 3 if d <= 32 else 2)
+    return Tile(64, 64, 4, 3, 128) if d <= 32 else Tile(64, 64, 4, 2)
 
 
 def precision_of(dtype: torch.dtype) -> str:
@@ -54,8 +54,17 @@ def padded_dim(d: int) -> int:
 
 
 @triton.jit
+def nearest_tf32(x):
+    """The matrix units drop the last 13 bits of an fp32, which shrinks every operand: round to nearest first."""
+    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def dot(a, b, c, PRECISION: tl.constexpr):
     """c + a b in fp32. Triton's interpreter would multiply bf16 as bit patterns: there the operands are widened, which is exact."""
+    if a.dtype == tl.float32 and PRECISION == "tf32":
+        a = nearest_tf32(a)
+        b = nearest_tf32(b)
     if INTERPRETED and a.dtype == tl.bfloat16:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
@@ -102,10 +111,10 @@ def unmasked_keys(lead, row, n, K: tl.constexpr, HAS_MASK: tl.constexpr):
 
 @triton.jit
 def forward_step(
-    m, l, acc, q, k, v, bias, k_n, v_n, start, n, mask, row, mask_r, mask_n, dead,
-    scale, DIM: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    m, l, acc, q, k, v, bias, k_n, v_n, start, n, mask, row, mask_r, mask_n, dead, scale,
+    DIM: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, MASKED: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of keys. k [D, K], v [K, D] and bias [Q, K] are pointers to the row's first tile."""
+    """One tile of keys. k [D, K], v [K, D] and bias [Q, K] are pointers to the row's first tile; ONLINE: with a running maximum."""
     D: tl.constexpr = acc.shape[1]
     K: tl.constexpr = v.shape[0]
     key = start + tl.arange(0, K)
@@ -121,26 +130,58 @@ def forward_step(
     else:
         b_k = tl.load(k + at * k_n)
         b_v = tl.load(v + at * v_n)
-    # [Q, K]
-    s = dot(q, b_k, None, PRECISION)
+    # [Q, K], in base 2
+    s = dot(q, b_k, None, PRECISION) * (scale * LOG2E)
     if HAS_BIAS:
         if MASKED:
             b_bias = tl.load(bias + at, mask=(key < n)[None, :], other=0.0)
         else:
             b_bias = tl.load(bias + at)
-        s = s * scale + b_bias.to(tl.float32)
-        base2 = LOG2E
-    else:
-        base2 = scale * LOG2E
+        s += b_bias.to(tl.float32) * LOG2E
     if MASKED:
         real, fill = padding(mask, row, key, n, mask_r, mask_n, dead, HAS_MASK)
         s = tl.where(real[None, :], s, fill[None, :])
-    larger = tl.maximum(m, tl.max(s, 1) * base2)
-    p = tl.exp2(s * base2 - larger[:, None])
-    shrink = tl.exp2(m - larger)
-    l = l * shrink + tl.sum(p, 1)
-    acc = dot(p.to(b_v.dtype), b_v, acc * shrink[:, None], PRECISION)
-    return larger, l, acc
+    if ONLINE:
+        larger = tl.maximum(m, tl.max(s, 1))
+        shrink = tl.exp2(m - larger)[:, None]
+        m = larger
+        l *= shrink
+        acc *= shrink
+        s -= m[:, None]
+    p = tl.exp2(s)
+    if l.shape[1] == 1:
+        l += tl.sum(p, 1)[:, None]
+    else:  # the matrix units have time to spare
+        l = dot(p.to(b_v.dtype), tl.full([K, l.shape[1]], 1.0, b_v.dtype), l, PRECISION)
+    acc = dot(p.to(b_v.dtype), b_v, acc, PRECISION)
+    return m, l, acc
+
+
+@triton.jit
+def forward_row(
+    q, k, v, bias, k_n, v_n, n, mask, row, mask_r, mask_n, split, dead, scale, K: tl.constexpr, DIM: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, EVEN: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """All keys. Returns the maximum [Q] that weights are relative to, their sum in every column of [Q, 1 or 16], and sum p v [Q, D]."""
+    Q: tl.constexpr = q.shape[0]
+    m = tl.full([Q], float("-inf") if ONLINE else 0.0, tl.float32)
+    l = tl.zeros([Q, 1 if q.dtype == tl.float32 else 16], tl.float32)
+    acc = tl.zeros([Q, q.shape[1]], tl.float32)
+    # A loop that may run zero times makes ptxas wait after every single matrix instruction: hence the ifs.
+    if split > 0:
+        for i in range(0, split, K):
+            m, l, acc = forward_step(
+                m, l, acc, q, k, v, bias, k_n, v_n, i, n, mask, row, mask_r, mask_n, dead, scale,
+                DIM, HAS_BIAS, HAS_MASK, False, ONLINE, PRECISION,
+            )  # fmt: skip
+    if HAS_MASK or not EVEN:
+        if split < n:
+            for i in range(split, n, K):
+                m, l, acc = forward_step(
+                    m, l, acc, q, k, v, bias, k_n, v_n, i, n, mask, row, mask_r, mask_n, dead, scale,
+                    DIM, HAS_BIAS, HAS_MASK, True, ONLINE, PRECISION,
+                )  # fmt: skip
+    return m, l, acc
 
 
 @triton.jit
@@ -151,7 +192,12 @@ def forward_kernel(
     H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, Q: tl.constexpr, K: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_LSE: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries of one row and head. Tiles of a row run together (they share keys), heads apart (they share no bias)."""
+    """A tile of queries of one row and head. Tiles of a row run together (they share keys), heads apart (they share no bias).
+
+    fp32 and bf16 hold exp(40) and exp(-40) as well as 1, so weights are first summed as they are, without the running maximum, which saves a
+    quarter of the instructions. Their sum says whether that was safe: inside 2**+-60 nothing has overflown, and what has underflown is
+    below rounding. Outside, the tile is run again with the maximum. fp16 has too few exponents for that.
+    """
     tiles = tl.cdiv(n, Q)
     start = tl.program_id(0) % tiles * Q
     row = (tl.program_id(0) // tiles % rows).to(tl.int64)
@@ -168,31 +214,24 @@ def forward_kernel(
     v = v + row * v_r + head * V_H + key[:, None] * v_n + channel[None, :]
     if HAS_BIAS:
         bias = bias + (at * H + head) * bias_n + tl.minimum(token, n - 1 - start)[:, None] * (H * bias_n) + key[None, :]
-    m = tl.full([Q], float("-inf"), tl.float32)
-    l = tl.zeros([Q], tl.float32)
-    acc = tl.zeros([Q, D], tl.float32)
     split, dead = unmasked_keys(lead, row, n, K, HAS_MASK)
-    # A loop that may run zero times makes ptxas wait after every single matrix instruction: hence the ifs.
-    if split > 0:
-        for i in range(0, split, K):
-            m, l, acc = forward_step(
-                m, l, acc, b_q, k, v, bias, k_n, v_n, i, n, mask, row, mask_r, mask_n, dead,
-                scale, DIM, HAS_BIAS, HAS_MASK, False, PRECISION,
-            )  # fmt: skip
-    if HAS_MASK or not EVEN:
-        if split < n:
-            for i in range(split, n, K):
-                m, l, acc = forward_step(
-                    m, l, acc, b_q, k, v, bias, k_n, v_n, i, n, mask, row, mask_r, mask_n, dead,
-                    scale, DIM, HAS_BIAS, HAS_MASK, True, PRECISION,
-                )  # fmt: skip
+    ONLINE: tl.constexpr = b_q.dtype == tl.float16
+    m, l, acc = forward_row(
+        b_q, k, v, bias, k_n, v_n, n, mask, row, mask_r, mask_n, split, dead, scale, K, DIM, HAS_BIAS, HAS_MASK, EVEN, ONLINE, PRECISION
+    )
+    if not ONLINE:
+        if not ((tl.max(l) < 1152921504606846976.0) & (tl.min(l) > 8.673617379884035e-19)):
+            m, l, acc = forward_row(
+                b_q, k, v, bias, k_n, v_n, n, mask, row, mask_r, mask_n, split, dead, scale, K, DIM, HAS_BIAS, HAS_MASK, EVEN, True, PRECISION
+            )
+    total = tl.max(l, 1)
     # [Q, D]
     b_gate = tl.load(gate + row * gate_r + at * gate_n + head * GATE_H + token[:, None] * gate_n + channel[None, :], mask=inside, other=0.0)
-    acc = acc / (l[:, None] * (1 + tl.exp2(b_gate.to(tl.float32) * -LOG2E)))
+    acc = acc / (total[:, None] * (1 + tl.exp2(b_gate.to(tl.float32) * -LOG2E)))
     o = o + ((row * n + at) * H + head) * DIM + token[:, None] * (H * DIM) + channel[None, :]
     tl.store(o, acc.to(o.dtype.element_ty), mask=inside)
     if HAS_LSE:
-        tl.store(lse + (row * H + head) * n + start + token, m + tl.log2(l), mask=start + token < n)
+        tl.store(lse + (row * H + head) * n + start + token, m + tl.log2(total), mask=start + token < n)
 
 
 def check(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, mask: Tensor | None) -> None:

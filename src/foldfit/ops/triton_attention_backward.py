@@ -36,7 +36,7 @@ def backward_tiles(n: int, d: int, dtype: torch.dtype) -> Tiles:
         return Tiles(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2))
     if d > 32:
         return Tiles(Tile(32, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2))
-    return Tiles(Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 3))
+    return Tiles(Tile(32, 64, 4, 4, 128), Tile(64, 64, 4, 3, 168), Tile(64, 64, 4, 3, 128))
 
 
 @triton.jit

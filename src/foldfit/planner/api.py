@@ -9,7 +9,8 @@ from foldfit.cost.devices import Device, find_device
 from foldfit.errors import DoesNotFit
 from foldfit.plan import Plan
 from foldfit.planner.build import chain_of, make_plan
-from foldfit.planner.options import option_table
+from foldfit.planner.chain import frontier as chain_frontier
+from foldfit.planner.options import OptionTable, option_table
 from foldfit.planner.policies import POLICIES
 from foldfit.problem import Problem
 from foldfit.units import format_bytes
@@ -78,4 +79,32 @@ def compare(problem: Problem, device: Device | None = None, policies: Iterable[s
     return rows
 
 
-__all__ = ["Row", "chain_of", "compare", "fits", "longest_n_res", "plan_problem"]
+def frontier(problem: Problem, device: Device | None = None, points: int = 12) -> list[tuple[int, float, float]]:
+    """(limit in bytes, seconds, lower bound) from the least memory that any plan needs to what keeping everything takes.
+
+    From one solve; a limit's shadow price is the slope. Raises DoesNotFit where not even the problem's own limit suffices.
+    """
+    device = device or find_device(problem.device)
+    table = option_table(problem, device)
+    if problem.mode == "infer":
+        return inference_frontier(table, points)
+    curve = chain_frontier(chain_of(table), problem.memory)
+    finite = [i for i, s in enumerate(curve.seconds) if s < float("inf")]
+    picks = sorted({finite[round(k * (len(finite) - 1) / (points - 1))] for k in range(points)})
+    return [(int(curve.limits[i]), float(curve.seconds[i]), float(curve.bound[i])) for i in picks]
+
+
+def inference_frontier(table: OptionTable, points: int) -> list[tuple[int, float, float]]:
+    """Exact: seconds only change where another option of a sub-module begins to fit."""
+    base = chain_of(table).base_forward
+    copy = 0 if table.problem.inputs == "overwritten" else max(sum(s.state.values()) for s in table.stacks)
+    subs = [(stack.blocks, sub.options) for stack in table.stacks for sub in stack.sub_modules]
+    least = max(min(o.bytes.forward for o in options) for _, options in subs)
+    steps = sorted({o.bytes.forward for _, options in subs for o in options if o.bytes.forward >= least})
+    seconds = [sum(n * min(o.seconds for o in options if o.bytes.forward <= room) for n, options in subs) for room in steps]
+    useful = [i for i, s in enumerate(seconds) if i == 0 or s < seconds[i - 1]]
+    picks = sorted({useful[round(k * (len(useful) - 1) / max(1, points - 1))] for k in range(points)})
+    return [(base + copy + steps[i], seconds[i], seconds[i]) for i in picks]
+
+
+__all__ = ["Row", "compare", "fits", "frontier", "longest_n_res", "plan_problem"]

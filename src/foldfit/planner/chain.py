@@ -31,11 +31,10 @@ def solve(chain: Chain, limit: int, slots: int = SLOTS) -> Solution:
 def frontier(chain: Chain, limit: int, slots: int = SLOTS) -> Frontier:
     """Least seconds and bound at every slot up to `limit` bytes and a little beyond. Raises DoesNotFit as `solve`."""
     grid = grid_within(chain, limit, slots)
-    if grid is None:
+    up = Tables(Blocks(chain), grid, up=True) if grid else None
+    if up is None or not np.isfinite(up.suffix[0]).any():
         raise too_small(chain, limit, slots)
-    blocks = Blocks(chain)
-    up = Tables(blocks, grid, up=True)
-    return frontier_of(up, up if grid.exact else Tables(blocks, grid, up=False))
+    return frontier_of(up, up if grid.exact else Tables(up.blocks, up.grid, up=False))
 
 
 def bound(chain: Chain, limit: int, slots: int = SLOTS) -> float:
@@ -52,7 +51,8 @@ def grid_within(chain: Chain, limit: int, slots: int) -> Grid | None:
 
 def frontier_of(up: Tables, down: Tables) -> Frontier:
     limits = up.blocks.chain.base_backward + up.grid.bytes()
-    return Frontier(limits, up.suffix[0], np.minimum(down.suffix[0], up.suffix[0]))
+    complete = up.grid.top >= all_kept(up.blocks.chain)
+    return Frontier(limits, up.suffix[0], np.minimum(down.suffix[0], up.suffix[0]), complete)
 
 
 def fitting_plan(tables: Tables, limit: int) -> list[Step] | None:
@@ -94,7 +94,7 @@ class Walker:
         restart, restarted = self.best_restart(s, t, m, first)
         if recorded <= restarted:
             table = tables.record_at(s) if first else tables.record[tables.blocks.kind[s]]
-            self.record(s, table.choose(m, preserved))
+            self.record(s, table.choose(m, preserved if s < t else None))
             if s < t:
                 self.part(s + 1, t, m - preserved, first)
             elif first:
@@ -125,8 +125,7 @@ class Walker:
         tables = self.tables
         table = tables.record_at(s) if first else tables.record[tables.blocks.kind[s]]
         if s == t:
-            row = int(np.argmin(table.rows[:, m]))
-            return table.first + row, float(table.rows[row, m])
+            return 0, float(table.best[m])
         count = min(len(table.rows), m - table.first + 1)
         if count < 1:
             return 0, float("inf")

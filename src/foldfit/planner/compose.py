@@ -66,10 +66,11 @@ class BlockTable:
         saved = np.arange(self.most + 1)
         self.preserved = grid.slots_of(self.written, up, saved)
         self.first = int(self.preserved[0])
-        self.rows = self.compose()
-        self.best = self.rows.min(axis=0)
+        self.rows, self.best = self.compose()
 
-    def compose(self) -> np.ndarray:
+    def compose(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows worth having, and the least seconds whatever is preserved. A block that nothing follows may have more
+        bytes at hand in its recorded run than backward then starts from."""
         grid, starts = self.grid, np.flatnonzero(np.diff(self.preserved, prepend=self.first - 1))
         table = np.full((len(starts), grid.last + 1), np.inf)
         q = 0
@@ -84,7 +85,7 @@ class BlockTable:
         least = np.minimum.accumulate(table, axis=0)
         useful = np.flatnonzero((table[1:] < least[:-1]).any(axis=1))
         end = min(int(useful[-1]) + 2 if len(useful) else 1, max(1, grid.last + 1 - self.first))
-        return np.ascontiguousarray(table[:end])
+        return np.ascontiguousarray(table[:end]), least[-1]
 
     def slacks(self, q: int, count: int, history: list[np.ndarray] | None = None) -> tuple[np.ndarray, int]:
         """Least seconds by slack, of `count` peaks from slot q on, and the slack of the first column."""
@@ -107,12 +108,12 @@ class BlockTable:
             cells = after
         return cells, low
 
-    def choose(self, slot: int, preserved: int) -> tuple[Record, ...]:
-        """The options behind a finite T[preserved, slot]."""
+    def choose(self, slot: int, preserved: int | None) -> tuple[Record, ...]:
+        """The options behind a finite T[preserved, slot], or behind `best` with None."""
         history: list[np.ndarray] = []
         q = min(slot, self.top)
         cells, low = self.slacks(q, 1, history)
-        saved = np.flatnonzero(self.preserved == preserved)
+        saved = np.arange(self.most + 1) if preserved is None else np.flatnonzero(self.preserved == preserved)
         columns = q * self.grid.ratio + self.grid.ratio - saved - low
         columns = columns[columns >= 0]
         column = int(columns[np.argmin(cells[0, columns])])

@@ -25,11 +25,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Frontier:
-    """Least seconds, and their lower bound, by memory limit. `limits`: bytes, rising; infinite where nothing fits."""
+    """Least seconds, and their lower bound, by memory limit. `limits`: bytes, rising; infinite where nothing fits.
+
+    `complete`: the last limit is enough to keep everything, so that more buys nothing.
+    """
 
     limits: np.ndarray
     seconds: np.ndarray
     bound: np.ndarray
+    complete: bool = False
 
     def at(self, limit: int) -> tuple[float, float]:
         """(seconds, bound) at a limit in bytes: what the last slot below it reaches, what the next one above can at best."""

@@ -23,7 +23,8 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A run beside its promise: bytes, seconds (median of the timed runs; `spread` is their interquartile range)."""
+    """A run beside its promise: bytes, seconds (median of the timed runs, of the metered one where there are none; `spread`
+    is their interquartile range)."""
 
     peak_bytes: int
     seconds: float
@@ -109,18 +110,19 @@ def measure(
                 optimizer.step()
             model.zero_grad(set_to_none=True)
 
+    start = clock(cuda)
     with meter:
         one(watched=True)
         last = meter.peak()
-    times = []
+    times = [] if repeat else [clock(cuda) - start]
     for _ in range(repeat):
         start = clock(cuda)
         one(watched=False)
         times.append(clock(cuda) - start)
     times.sort()
     return Measured(
-        peak_bytes=max([last, *(s.peak_bytes for s in steps)]), seconds=times[len(times) // 2] if times else 0.0,
-        spread=times[(3 * len(times)) // 4] - times[len(times) // 4] if times else 0.0, repeat=repeat,
+        peak_bytes=max([last, *(s.peak_bytes for s in steps)]), seconds=times[len(times) // 2],
+        spread=times[(3 * len(times)) // 4] - times[len(times) // 4], repeat=repeat,
         promised_peak_bytes=plan.promised.peak_bytes, promised_seconds=plan.promised.seconds, activation_bytes=activation,
         device=torch.cuda.get_device_name() if cuda else "cpu", versions={"torch": torch.__version__}, steps=tuple(steps),
     )
