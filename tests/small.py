@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from foldfit._version import __version__
-from foldfit.plan import Choice, Plan, Promise
+from foldfit.plans import Choice, Plan, Promise
 from foldfit.problem import Problem, Stack
 from foldfit.runtime.trunk import Trunk
 

@@ -9,7 +9,7 @@ from foldfit.cost.memory import Setting, sub_module_bytes
 from foldfit.cost.seconds import flops
 from foldfit.cost.sizes import shapes_of
 from foldfit.model import SUB_MODULES
-from foldfit.plan import Choice
+from foldfit.plans import Choice
 from foldfit.problem import Problem
 from foldfit.runtime import apply
 from foldfit.runtime.apply import Call

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foldfit.errors import BadInput, BrokenPromise, NotSupported
-from foldfit.plan import Choice
+from foldfit.plans import Choice
 from foldfit.runtime.executor import Executor
 from foldfit.runtime.measure import Measured, Step
 from foldfit.runtime.meter import TensorMeter

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foldfit.model.weights import expected_keys
-from foldfit.plan import Choice
+from foldfit.plans import Choice
 from foldfit.runtime.trunk import Evoformer, ExtraMSAStack
 from tests import small
 

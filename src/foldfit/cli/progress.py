@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from foldfit.plan import Plan
+from foldfit.plans import Plan
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     from foldfit.errors import BadInput
-    from foldfit.plan import Plan, write_text
+    from foldfit.plans import Plan, write_text
 
     plan = Plan.load(args.plan)
     if args.repeat < 0:

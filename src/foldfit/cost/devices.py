@@ -1,10 +1,102 @@
-from dataclasses import dataclass
-from foldfit.errors import *
+"""The device table: memory, bandwidth, dense peaks by precision, launch latency, links; each with its public source.
+
+Peaks are dense (no sparsity), in FLOP/s; bandwidths in bytes/s, links per direction. `fp32` is the plain one; a precision
+that a device has no units for is absent. A measured value stands in place of the data sheet's where `source` says so.
+"""
+
+import difflib
+import os
+from dataclasses import dataclass, field
+
+from foldfit.errors import BadInput, NotSupported
+
+GIB = 2**30
+CONTEXT = 3 * 2**28
+"""Bytes of a CUDA context with PyTorch's kernels loaded, about: outside the allocator, so not a plan's to use."""
+
+EAGER_CALL = 9e-6
+"""Seconds between kernels that PyTorch launches one by one: its dispatcher takes longer than the launch itself."""
+
+
 @dataclass(frozen=True)
 class Device:
-    name:str; memory:int; reserved:int; bandwidth:float; peaks:dict; launch_seconds:float
-    def peak(self,p):
-        if p not in self.peaks: raise NotSupported(f"{self.name} no {p}")
-        return self.peaks[p]
-D={"h200":Device("H200",150754820096,10**9,4.27e12,dict(fp32=51e12,tf32=418e12,bf16=812e12,fp16=812e12),4e-6),"cpu":Device("cpu",20*2**30,0,20e9,dict(fp32=120e9,bf16=60e9,fp16=30e9,tf32=120e9),5e-6)}
-def find_device(n): return D[n.lower()]
+    """`memory`: bytes that the card has; `reserved`: bytes of it that no plan can use. `link`: to other devices of the host,
+    0 where they share the host link; `host_link`: to pinned host memory."""
+
+    name: str
+    memory: int
+    bandwidth: float
+    peaks: dict[str, float]
+    source: str
+    link: float = 0.0
+    host_link: float = 25e9
+    launch_seconds: float = EAGER_CALL
+    reserved: int = CONTEXT
+    aliases: tuple[str, ...] = field(default=())
+
+    def peak(self, precision: str) -> float:
+        """FLOP/s of matrix products. Raises NotSupported for a precision that the device lacks."""
+        if precision not in self.peaks:
+            raise NotSupported(f"{self.name} has no {precision} units: expected one of {', '.join(self.peaks)}")
+        return self.peaks[precision]
+
+
+def peaks(fp32: float, tf32: float | None, half: float, bf16: bool = True) -> dict[str, float]:
+    """TFLOP/s as data sheets give them."""
+    out = {"fp32": fp32 * 1e12, "fp16": half * 1e12}
+    out |= {"tf32": tf32 * 1e12} if tf32 else {}
+    return out | ({"bf16": half * 1e12} if bf16 else {})
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu() -> Device:
+    """This machine's processor: a modest figure a core, since what a core does is not in any table."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        memory = 8 * GIB
+    n = cores()
+    return Device(
+        "cpu", memory, 10e9 * n, {"fp32": 60e9 * n, "tf32": 60e9 * n, "bf16": 40e9 * n, "fp16": 10e9 * n},
+        "an assumption: 60 GFLOP/s and 10 GB/s a core; memory is what is free now", host_link=10e9, launch_seconds=EAGER_CALL, reserved=0,
+    )  # fmt: skip
+
+
+GPUS = (
+    Device("V100-16GB", 16 * GIB, 900e9, peaks(15.7, None, 125, bf16=False), "NVIDIA Tesla V100 data sheet, 2020 (SXM2)", 150e9, 12e9),
+    Device("V100-32GB", 32 * GIB, 900e9, peaks(15.7, None, 125, bf16=False), "NVIDIA Tesla V100 data sheet, 2020 (SXM2)", 150e9, 12e9),
+    Device("A100-40GB", 40 * GIB, 1555e9, peaks(19.5, 156, 312), "NVIDIA A100 data sheet, 2021 (SXM, 40 GB)", 300e9),
+    Device("A100-80GB", 80 * GIB, 2039e9, peaks(19.5, 156, 312), "NVIDIA A100 data sheet, 2021 (SXM, 80 GB)", 300e9, aliases=("A100",)),
+    Device("L4", 24 * GIB, 300e9, peaks(30.3, 60, 121), "NVIDIA L4 data sheet, 2023; tensor peaks halved from those with sparsity"),
+    Device("L40S", 48 * GIB, 864e9, peaks(91.6, 183, 362), "NVIDIA L40S data sheet, 2023"),
+    Device("RTX 3090", 24 * GIB, 936e9, peaks(35.6, 35.6, 71), "NVIDIA GA102 white paper, 2020 (fp32 accumulation)"),
+    Device("RTX 4090", 24 * GIB, 1008e9, peaks(82.6, 82.6, 165.2), "NVIDIA Ada white paper, 2022 (fp32 accumulation)"),
+    Device("RTX 5090", 32 * GIB, 1792e9, peaks(104.8, 104.8, 209.5), "NVIDIA RTX Blackwell white paper, 2025 (fp32 accumulation)", host_link=50e9),
+    Device("H100", 80 * GIB, 3350e9, peaks(66.9, 494.7, 989.4), "NVIDIA H100 data sheet, 2023 (SXM); tensor peaks without sparsity", 450e9, 50e9),
+    Device(
+        "H200", 143771 * 2**20, 4.27e12, peaks(51, 418, 812),
+        "measured on one, 2026-11-22: copy, 8192^3 products, links; memory by nvidia-smi (NVIDIA's data sheet of 2024: 141 GB, "
+        "4.8 TB/s, 67 / 494.5 / 989.5 TFLOP/s)", 335e9, 55e9,
+    ),
+    Device("B200", 180 * GIB, 7700e9, peaks(75, 1100, 2250), "NVIDIA HGX B200 data sheet, 2025; per GPU, without sparsity", 900e9, 50e9),
+    Device("MI300X", 192 * GIB, 5300e9, peaks(163.4, 653.7, 1307.4), "AMD Instinct MI300X data sheet, 2023", 64e9, 50e9),
+)  # fmt: skip
+
+DEVICES: dict[str, Device] = {device.name: device for device in (*GPUS, cpu())}
+
+
+def key(name: str) -> str:
+    return "".join(name.lower().replace("-", "").replace("_", "").split())
+
+
+def find_device(name: str) -> Device:
+    """By name, whatever the case, spaces or dashes. Raises BadInput with the names that come close."""
+    known = {key(n): d for d in DEVICES.values() for n in (d.name, *d.aliases)}
+    if key(name) not in known:
+        close = difflib.get_close_matches(key(name), known, 2, 0.5)
+        hint = f"did you mean {' or '.join(known[c].name for c in close)}?" if close else ""
+        raise BadInput(f"unknown device {name!r}: {hint or 'expected one of ' + ', '.join(DEVICES)}")
+    return known[key(name)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from foldfit.cost.expression import nbytes
 from foldfit.cost.sizes import Shapes, sizes_of
-from foldfit.plan import Choice
+from foldfit.plans import Choice
 from foldfit.stacks.spec import Axis, Kernel, Phase, SubModuleSpec
 
 

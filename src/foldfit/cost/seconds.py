@@ -8,7 +8,7 @@ from foldfit.cost.devices import Device
 from foldfit.cost.expression import matmul_flops, nbytes
 from foldfit.cost.memory import Setting
 from foldfit.cost.sizes import sizes_of
-from foldfit.plan import Choice
+from foldfit.plans import Choice
 from foldfit.stacks.spec import Axis, Kernel, Phase, SubModuleSpec
 
 MATMUL_SHARE = 0.6

@@ -7,7 +7,7 @@ import msgspec
 
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import DoesNotFit
-from foldfit.plan import Plan
+from foldfit.plans import Plan
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import frontier as chain_frontier
 from foldfit.planner.options import OptionTable, option_table

@@ -3,7 +3,7 @@
 from foldfit._version import __version__
 from foldfit.cost.resident import resident_bytes
 from foldfit.errors import BadInput, DoesNotFit
-from foldfit.plan import Bound, Choice, Plan, Promise
+from foldfit.plans import Bound, Choice, Plan, Promise
 from foldfit.planner.options import CUDA_ALIGN, OptionTable, StackOptions
 from foldfit.planner.policies import BlockChoice, block_choices, find_policy
 from foldfit.planner.simulate import simulate

@@ -9,7 +9,6 @@ import numpy as np
 
 from foldfit.errors import DoesNotFit
 from foldfit.planner.grid import SLOTS, Grid, all_kept, make_grid
-from foldfit.planner.simulate import Timeline
 from foldfit.planner.solution import Frontier, Solution, Step, faster_runs, solved, timeline_of
 from foldfit.planner.table import Chain, Record
 from foldfit.planner.tables import Blocks, Tables
@@ -17,15 +16,14 @@ from foldfit.planner.tables import Blocks, Tables
 
 def solve(chain: Chain, limit: int, slots: int = SLOTS) -> Solution:
     """The least seconds within `limit` bytes. Raises DoesNotFit with the least need found, ValueError for `slots` < 1."""
-    blocks = Blocks(chain)
     grid = grid_within(chain, limit, slots)
-    if grid is not None:
-        up = Tables(blocks, grid, up=True)
-        found = fitting_plan(up, limit)
-        if found is not None:
-            frontier = frontier_of(up, up if grid.exact else Tables(blocks, grid, up=False))
-            return solved(chain, found, float(frontier.bound[grid.slots]), frontier)
-    raise too_small(chain, limit, slots)
+    up = Tables(Blocks(chain), grid, up=True) if grid else None
+    steps = fitting_plan(up, limit) if up else None
+    if steps is None:
+        steps = thin_plan(chain, limit, slots)
+    assert up is not None
+    curve = frontier_of(up)
+    return solved(chain, steps, float(curve.bound[up.grid.slots]), curve)
 
 
 def frontier(chain: Chain, limit: int, slots: int = SLOTS) -> Frontier:
@@ -33,8 +31,8 @@ def frontier(chain: Chain, limit: int, slots: int = SLOTS) -> Frontier:
     grid = grid_within(chain, limit, slots)
     up = Tables(Blocks(chain), grid, up=True) if grid else None
     if up is None or not np.isfinite(up.suffix[0]).any():
-        raise too_small(chain, limit, slots)
-    return frontier_of(up, up if grid.exact else Tables(up.blocks, up.grid, up=False))
+        thin_plan(chain, limit, slots)
+    return frontier_of(up)
 
 
 def bound(chain: Chain, limit: int, slots: int = SLOTS) -> float:
@@ -49,7 +47,8 @@ def grid_within(chain: Chain, limit: int, slots: int) -> Grid | None:
     return make_grid(chain, min(room, all_kept(chain)), slots) if room >= 0 else None
 
 
-def frontier_of(up: Tables, down: Tables) -> Frontier:
+def frontier_of(up: Tables) -> Frontier:
+    down = up if up.grid.exact else Tables(up.blocks, up.grid, up=False)
     limits = up.blocks.chain.base_backward + up.grid.bytes()
     complete = up.grid.top >= all_kept(up.blocks.chain)
     return Frontier(limits, up.suffix[0], np.minimum(down.suffix[0], up.suffix[0]), complete)
@@ -145,20 +144,27 @@ class Walker:
         return best
 
 
-def least_memory(chain: Chain, slots: int = SLOTS) -> Timeline:
-    """The least peak found: the chain DP on ever finer grids, until its smallest schedule is no smaller."""
-    blocks, room, best = Blocks(chain), all_kept(chain), None
+def thin_plan(chain: Chain, limit: int, slots: int) -> list[Step]:
+    """The steps of the least peak found, where rounding hides that it is within the limit. Raises DoesNotFit if not."""
+    steps = least_memory(chain, slots)
+    least = timeline_of(chain, steps)
+    if least.peak <= limit:
+        return faster_runs(chain, steps, limit)
+    message = f"the least memory found for training is {least.peak} bytes (at {least.peak_at}), the limit is {limit}"
+    raise DoesNotFit(message, need=least.peak, have=limit, where=least.peak_at)
+
+
+def least_memory(chain: Chain, slots: int = SLOTS) -> list[Step]:
+    """The steps of the least peak found: the chain DP on ever finer grids, until its smallest schedule is no smaller."""
+    blocks, room = Blocks(chain), all_kept(chain)
+    best: list[Step] = []
     while True:
         tables = Tables(blocks, make_grid(chain, room, slots), up=True)
         finite = np.flatnonzero(np.isfinite(tables.suffix[0]))
-        timeline = timeline_of(chain, walk(tables, int(finite[0]))) if len(finite) else best
-        if timeline is None or (best is not None and timeline.peak >= best.peak):
-            assert best is not None
+        if not len(finite):
             return best
-        best, room = timeline, timeline.peak - chain.base_backward
-
-
-def too_small(chain: Chain, limit: int, slots: int) -> DoesNotFit:
-    least = least_memory(chain, slots)
-    message = f"the least memory found for training is {least.peak} bytes (at {least.peak_at}), the limit is {limit}"
-    return DoesNotFit(message, need=least.peak, have=limit, where=least.peak_at)
+        steps = walk(tables, int(finite[0]))
+        peak = timeline_of(chain, steps).peak - chain.base_backward
+        if best and peak >= room:
+            return best
+        best, room = steps, peak

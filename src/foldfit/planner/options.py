@@ -8,7 +8,7 @@ from foldfit.cost.devices import Device
 from foldfit.cost.memory import Bytes, Setting, sub_module_bytes
 from foldfit.cost.seconds import sub_module_seconds
 from foldfit.cost.sizes import Shapes, shapes_of
-from foldfit.plan import Choice
+from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
 from foldfit.stacks import StackSpec, SubModuleSpec
 

@@ -38,7 +38,7 @@ def policy(function: Policy) -> Policy:
     return function
 
 
-def find(sub: SubModuleOptions, *, rows: int | None = None, recompute: bool = False, kernel: str = "reference") -> Option:
+def find_option(sub: SubModuleOptions, *, rows: int | None = None, recompute: bool = False, kernel: str = "reference") -> Option:
     """The option of that kernel with at most `rows` rows a slice (None: all) that keeps or recomputes."""
     fitting = [o for o in sub.options if o.choice.kernel == kernel and o.choice.recompute == recompute and (rows is None or o.choice.rows <= rows)]
     if not fitting:
@@ -47,7 +47,7 @@ def find(sub: SubModuleOptions, *, rows: int | None = None, recompute: bool = Fa
 
 
 def each(stack: StackOptions, **wanted: object) -> tuple[Option, ...]:
-    return tuple(find(sub, **wanted) for sub in stack.sub_modules)  # type: ignore[arg-type]
+    return tuple(find_option(sub, **wanted) for sub in stack.sub_modules)  # type: ignore[arg-type]
 
 
 @policy

@@ -47,11 +47,9 @@ class Simulator:
 
     def __init__(self, chain: Chain, choices: Mapping[str, Sequence[object]]) -> None:
         self.chain, self.choices, self.stages = chain, choices, chain.stages()
-        self.forward_of = [{f.key: f for f in sub.forward} for stage in self.stages for sub in stage.subs]
-        self.starts = [0]
-        for stage in self.stages:
-            self.starts.append(self.starts[-1] + len(stage.subs))
-        self.record_of = [{r.key: r for r in sub.record} for stage in self.stages for sub in stage.subs]
+        subs = {id(sub): sub for stage, _ in chain.runs for sub in stage.subs}
+        self.forward_of = {i: {f.key: f for f in sub.forward} for i, sub in subs.items()}
+        self.record_of = {i: {r.key: r for r in sub.record} for i, sub in subs.items()}
         self.state: Buffer | None = Buffer(0)
         self.at = 0
         self.owned = chain.owned
@@ -75,8 +73,13 @@ class Simulator:
     def gradient(self, block: int) -> int:
         return self.stages[min(block, len(self.stages) - 1)].state if self.backward_phase else 0
 
-    def lookup(self, block: int, j: int, table: list[dict], key: object, verb: str) -> Forward | Record:
-        found = table[self.starts[block] + j].get(key)
+    def keys(self, step: str, block: int, choice: str) -> Sequence[object]:
+        keys = self.choices.get(choice, ())
+        self.require(len(keys) == len(self.stages[block].subs), step, f"needs a choice {choice!r} with a key for each sub-module")
+        return keys
+
+    def lookup(self, block: int, j: int, table: dict[int, dict], key: object, verb: str) -> Forward | Record:
+        found = table[id(self.stages[block].subs[j])].get(key)
         if found is None:
             raise ValueError(f"{verb} {block}: {self.stages[block].subs[j].name} has no option {key}")
         return found
@@ -87,9 +90,11 @@ class Simulator:
 
     def do(self, step: str) -> None:
         verb, *rest = step.split()
-        if verb == "end":
+        if step == "end":
             self.end(step)
             return
+        words = {"check": 1, "load": 1, "free": 1, "backward": 1, "run": 2, "record": 2}.get(verb)
+        self.require(words == len(rest) and rest[0].isdecimal(), step, "is no step")
         block = int(rest[0])
         self.require(0 <= block < len(self.stages), step, f"is outside the {len(self.stages)} blocks")
         getattr(self, f"do_{verb}")(step, block, *rest[1:])
@@ -125,7 +130,7 @@ class Simulator:
             self.state, self.owned = Buffer(stage.state), True
             alive = self.alive() + self.gradient(block)
             self.timeline.moments.append(Moment(step, "copy of the state", alive, alive, 0.0))
-        for j, key in enumerate(self.choices[choice]):
+        for j, key in enumerate(self.keys(step, block, choice)):
             option = self.lookup(block, j, self.forward_of, key, "run")
             assert isinstance(option, Forward)
             alive = self.alive() + self.gradient(block)
@@ -140,14 +145,15 @@ class Simulator:
             self.state, self.owned = Buffer(self.stages[block].state if entry is None else entry), False
 
     def do_record(self, step: str, block: int, choice: str) -> None:
-        self.require(self.state is not None and self.at == block and block not in self.records, step, f"but the state is at block {self.at}")
+        self.require(self.state is not None and self.at == block, step, f"but the state is at block {self.at}")
+        self.require(block not in self.records and block < self.expected, step, "a second time")
         assert self.state is not None
         stage = self.stages[block]
         source = self.state
         versions: list[int] = []
         chosen: list[Record] = []
         self.records[block] = (source, versions, chosen)
-        for j, key in enumerate(self.choices[choice]):
+        for j, key in enumerate(self.keys(step, block, choice)):
             option = self.lookup(block, j, self.record_of, key, "record")
             assert isinstance(option, Record)
             alive = self.alive() + self.gradient(block)

@@ -1,12 +1,14 @@
 """Where the memory of a block goes: the study's "Memory Estimation", computed from the specs, beside its own formulas."""
 
+from math import prod
+
 import msgspec
 
-from foldfit.cost.expression import nbytes
+from foldfit.cost.expression import terms
 from foldfit.cost.memory import Setting, parameter_count, sub_module_bytes
 from foldfit.cost.seconds import flops
 from foldfit.cost.sizes import Shapes, shapes_of, sizes_of
-from foldfit.plan import Choice
+from foldfit.plans import Choice
 from foldfit.problem import Problem
 from foldfit.stacks import SubModuleSpec
 
@@ -87,9 +89,7 @@ def analyze_stack(problem: Problem, index: int) -> Analysis:
         sizes = sizes_of(sub, sub.reads[0], shapes, 10**9)
         phases = [(kernel.update, sub.reads[0])] + ([(kernel.share, sub.shares)] if kernel.share and sub.shares else [])
         saved = sub_module_bytes(sub, kernel, Choice("reference", 10**9, 10**9), setting).saved
-        largest = max(
-            nbytes(term, sizes, 1) for moment in kernel.update.forward for term in moment.split(" + ") if not term.startswith("f32")
-        )
+        largest = max(prod(sizes[x] for x in letters) for moment in kernel.update.forward for _, _, letters in terms(moment))
         formula, text = study_peak(sub, shapes)
         written = shapes.elements(sub.writes[0])
         versions, kept = versions + written, kept + saved

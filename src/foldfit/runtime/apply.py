@@ -11,7 +11,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from foldfit.model import SubModule
 from foldfit.ops import KERNELS
-from foldfit.plan import Choice
+from foldfit.plans import Choice
 from foldfit.runtime.parameters import Gradients, bound, leaves_of
 from foldfit.runtime.rows import leaf, slices, take, view
 from foldfit.stacks.spec import Axis

@@ -8,7 +8,7 @@ from torch import Tensor
 from foldfit._version import __version__
 from foldfit.errors import BadInput, NotSupported
 from foldfit.ops import KERNELS
-from foldfit.plan import Plan
+from foldfit.plans import Plan
 from foldfit.problem import Stack
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from foldfit._version import __version__
 from foldfit.errors import BadInput
-from foldfit.plan import Choice, Plan, Promise
+from foldfit.plans import Choice, Plan, Promise
 from foldfit.problem import Mode, Problem
 
 if TYPE_CHECKING:

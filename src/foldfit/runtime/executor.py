@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from foldfit.model import SubModule
-from foldfit.plan import Choice, Plan
+from foldfit.plans import Choice, Plan
 from foldfit.runtime import apply
 from foldfit.runtime.apply import Call, Kept, State
 from foldfit.runtime.dropout import drop_mask

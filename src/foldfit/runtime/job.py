@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from foldfit.errors import BadInput, MissingEnvironment
-from foldfit.plan import Plan
+from foldfit.plans import Plan
 from foldfit.runtime.measure import split_inputs
 from foldfit.runtime.trunk import DTYPES, Trunk
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from foldfit.errors import BadInput, BrokenPromise
-from foldfit.plan import Plan
+from foldfit.plans import Plan
 from foldfit.runtime.apply import State
 from foldfit.runtime.meter import CpuMeter, CudaMeter
 from foldfit.runtime.trunk import Trunk

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from foldfit.errors import BadInput
 from foldfit.model import SUB_MODULES, SubModule
 from foldfit.model.weights import Weights, count_blocks, load_stack, read_npz
-from foldfit.plan import Plan
+from foldfit.plans import Plan
 from foldfit.problem import Stack
 from foldfit.runtime.apply import State
 from foldfit.runtime.check import check_inputs, check_plan

@@ -95,12 +95,12 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return cls.loads(text, os.fspath(path))
 
     def __str__(self) -> str:
-        from foldfit.plan_text import plan_table
+        from foldfit.plans_text import plan_table
 
         return plan_table(self)
 
     def _repr_html_(self) -> str:
-        from foldfit.plan_text import plan_html
+        from foldfit.plans_text import plan_html
 
         return plan_html(self)
 

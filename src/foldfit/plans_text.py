@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from foldfit.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from foldfit.plan import Plan
+    from foldfit.plans import Plan
 
 Row = tuple[str, str]
 

@@ -1,0 +1,77 @@
+"""The planner for users of Python: sizes and names in, plans out. A model is asked for its stacks, no tensor is made."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from foldfit.cost.devices import Device, find_device
+from foldfit.errors import BadInput
+from foldfit.planner import api
+from foldfit.planner.api import Row
+from foldfit.plans import Plan
+from foldfit.problem import Mode, Optimizer, Precision, Problem, Stack
+from foldfit.units import parse_memory
+
+if TYPE_CHECKING:
+    from foldfit.runtime.trunk import Trunk
+
+Model = "Trunk | Iterable[Stack]"
+
+
+def problem_of(
+    model: "Trunk | Iterable[Stack]", *, n_res: int, n_seq: int = 0, n_extra: int = 0, mode: Mode = "infer", precision: Precision = "fp32",
+    optimizer: Optimizer = "none", dropout: bool | None = None, batch: int = 1, inputs: str = "kept", device: str | Device = "cpu",
+    memory: str | int = "auto",
+) -> tuple[Problem, Device]:
+    """The problem that the arguments of `plan` name, and its device. Raises BadInput."""
+    found = device if isinstance(device, Device) else local_device(device)
+    if hasattr(model, "stacks"):
+        stacks = model.stacks(n_seq, n_extra)
+        stored = str(next(model.parameters()).dtype).removeprefix("torch.")
+        parameters = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(stored)
+    else:
+        stacks, parameters = tuple(model), {"tf32": "fp32"}.get(precision, precision)
+    if parameters is None:
+        raise BadInput(f"the model's parameters are {stored}: expected float32, bfloat16 or float16")
+    limit = memory if isinstance(memory, int) else parse_memory(memory, found.memory, found.reserved)
+    return Problem(
+        stacks=stacks, n_res=n_res, mode=mode, precision=precision, parameters=parameters, optimizer=optimizer,  # type: ignore[arg-type]
+        dropout=mode == "train" if dropout is None else dropout, batch=batch, inputs=inputs, device=found.name,  # type: ignore[arg-type]
+        device_type="cpu" if found.name == "cpu" else "cuda", memory=limit,
+    ), found  # fmt: skip
+
+
+def local_device(name: str) -> Device:
+    if name == "cuda":
+        from foldfit.profile.here import cuda_device
+
+        return cuda_device()
+    return find_device(name)
+
+
+def plan(model: "Trunk | Iterable[Stack]", *, policy: str = "auto", solver: str = "chain", **problem: object) -> Plan:
+    """The fastest plan that fits.
+
+    model: a trunk (Evoformer, ExtraMSAStack, Pairformer, Trunk), or its `Stack`s. n_seq, n_extra, n_res: sizes. mode: "infer"
+    or "train". precision: fp32, tf32, bf16, fp16. optimizer: none, sgd, adam. dropout: whether a training step has it (default
+    yes). batch: samples. inputs: "kept", or "overwritten" for an inference that writes into its inputs. device: a name of the
+    device table, "cpu", or "cuda" for the card in this machine. memory: the limit, bytes or as "16GiB", "80%", "auto".
+    policy: auto, none, small, large, chunk, a registered name or module:function.
+
+    Raises DoesNotFit (need, have, what would fit), BadInput, NotSupported.
+    """
+    return api.plan_problem(*problem_of(model, **problem), policy, solver)  # type: ignore[arg-type]
+
+
+def compare(model: "Trunk | Iterable[Stack]", *, policies: Iterable[str] = (), **problem: object) -> list[Row]:
+    """Every policy's plan, or why it has none. Arguments as `plan`."""
+    return api.compare(*problem_of(model, **problem), policies)  # type: ignore[arg-type]
+
+
+def frontier(model: "Trunk | Iterable[Stack]", *, points: int = 12, **problem: object) -> list[tuple[int, float, float]]:
+    """(limit in bytes, seconds, lower bound): what memory buys. Arguments as `plan`."""
+    return api.frontier(*problem_of(model, **problem), points)  # type: ignore[arg-type]
+
+
+def max_length(model: "Trunk | Iterable[Stack]", *, policy: str = "auto", **problem: object) -> int:
+    """The largest n_res that a plan fits with, 0 where none does. Arguments as `plan`, without n_res."""
+    return api.longest_n_res(*problem_of(model, n_res=1, **problem), policy)  # type: ignore[arg-type]
