@@ -1,4 +1,4 @@
-"""Random small chains for the planner's tests, in bytes so few that every byte is a slot and nothing is rounded."""
+"""Small chains for the planner's tests, in bytes so few that every byte is a slot: unless told otherwise nothing is rounded."""
 
 from hypothesis import strategies as st
 
@@ -8,35 +8,40 @@ SECONDS = st.integers(1, 40)
 
 
 @st.composite
-def subs(draw: st.DrawFn, options: int, largest: int) -> Sub:
-    sizes = st.integers(0, largest)
+def subs(draw: st.DrawFn, name: str, options: int, scale: int) -> Sub:
+    sizes = st.integers(0, 9 * scale)
     forward = tuple(Forward(draw(sizes), draw(SECONDS), f"f{i}") for i in range(draw(st.integers(1, options))))
     record = []
     for i in range(draw(st.integers(1, options))):
         saved = draw(sizes)
         record.append(Record(saved + draw(sizes), saved, saved + draw(sizes), draw(SECONDS), draw(SECONDS), f"r{i}"))
-    return Sub(f"sub{draw(st.integers(0, 10**6))}", draw(sizes), forward, tuple(record), draw(st.booleans()))
+    return Sub(name, draw(sizes), forward, tuple(record), draw(st.booleans()))
 
 
 @st.composite
-def stages(draw: st.DrawFn, most_subs: int = 2, options: int = 3, largest: int = 9, entry: bool = False) -> Stage:
-    state = draw(st.integers(0, largest))
+def stages(draw: st.DrawFn, name: str = "stage", options: int = 3, scale: int = 1, entry: bool = False) -> Stage:
+    state = draw(st.integers(1, 9 * scale))
     held = draw(st.none() | st.integers(0, state)) if entry else None
-    parts = [draw(subs(options, largest)) for _ in range(draw(st.integers(1, most_subs)))]
-    named = tuple(Sub(f"s{j}", p.written, p.forward, p.record, p.final) for j, p in enumerate(parts))
-    return Stage(f"stage{draw(st.integers(0, 10**6))}", state, named, held)
+    count = draw(st.integers(1, 2))
+    return Stage(name, state, tuple(draw(subs(f"sub{j}", options, scale)) for j in range(count)), held)
 
 
 @st.composite
-def chains(draw: st.DrawFn, most_blocks: int = 4, most_runs: int = 3, **sizes: int) -> Chain:
+def chains(draw: st.DrawFn, options: int = 3, scale: int = 1) -> Chain:
+    """At most three runs and four blocks; `scale`: bytes, about a ninth of the largest size."""
     runs = []
-    left = most_blocks
-    for i in range(draw(st.integers(1, most_runs))):
-        if left < 1:
-            break
+    left = draw(st.integers(1, 4))
+    while left and len(runs) < 3:
         count = draw(st.integers(1, left))
-        runs.append((draw(stages(entry=i > 0, **sizes)), count))
+        runs.append((draw(stages(f"stage{len(runs)}", options, scale, entry=bool(runs))), count))
         left -= count
-    base = draw(st.integers(0, 20))
+    base = draw(st.integers(0, 20 * scale))
     outputs = runs[-1][0].state
-    return Chain(tuple(runs), base, base + 2 * outputs + draw(st.integers(0, 10)), outputs)
+    return Chain(tuple(runs), base, base + 2 * outputs + draw(st.integers(0, 10 * scale)), outputs)
+
+
+def one_sub(*records: tuple[int, int, int, float], blocks: int = 1, forward: int = 0, state: int = 1, written: int = 1) -> Chain:
+    """Blocks of a single sub-module from (inter, saved, back, seconds) tuples."""
+    record = tuple(Record(i, s, b, t, t, f"r{k}") for k, (i, s, b, t) in enumerate(records))
+    sub = Sub("only", written, (Forward(forward, 1.0, "f"),), record, True)
+    return Chain(((Stage("stage", state, (sub,)), blocks),), 0, 2 * state, state)

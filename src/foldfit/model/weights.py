@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,9 +22,9 @@ def read_npz(source: "str | os.PathLike[str] | Weights") -> Weights:
         return source
     path = Path(source)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, KeyError, TypeError, NotImplementedError, zlib.error) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"not a readable .npz ({error})"
         raise BadInput(f"parameters {path}: {reason}; expected AlphaFold's params_model_N.npz") from None
 

@@ -110,51 +110,45 @@ def unmasked_keys(lead, row, n, K: tl.constexpr, HAS_MASK: tl.constexpr):
 
 
 @triton.jit
-def forward_step(
-    m, l, acc, q, k, v, bias, k_n, v_n, start, n, mask, row, mask_r, mask_n, dead, scale,
-    DIM: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, MASKED: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """One tile of keys. k [D, K], v [K, D] and bias [Q, K] are pointers to the row's first tile; ONLINE: with a running maximum."""
-    D: tl.constexpr = acc.shape[1]
-    K: tl.constexpr = v.shape[0]
-    key = start + tl.arange(0, K)
-    channel = tl.arange(0, D) < DIM
-    at = tl.cast(start, tl.int64)
-    # [D, K], [K, D]
+def load_tile(x, x_n, at, inside, channel, MASKED: tl.constexpr, WIDER: tl.constexpr):
+    """A tile of keys, values or biases from key `at`; x points to the first. Masks cost time: only where keys or channels may be missing."""
+    x += at * x_n
     if MASKED:
-        b_k = tl.load(k + at * k_n, mask=channel[:, None] & (key < n)[None, :], other=0.0)
-        b_v = tl.load(v + at * v_n, mask=channel[None, :] & (key < n)[:, None], other=0.0)
-    elif D > DIM:
-        b_k = tl.load(k + at * k_n, mask=channel[:, None], other=0.0)
-        b_v = tl.load(v + at * v_n, mask=channel[None, :], other=0.0)
+        return tl.load(x, mask=inside & channel, other=0.0)
+    elif WIDER:
+        return tl.load(x, mask=channel, other=0.0)
     else:
-        b_k = tl.load(k + at * k_n)
-        b_v = tl.load(v + at * v_n)
+        return tl.load(x)
+
+
+@triton.jit
+def forward_step(
+    m, sums, acc, s, b_bias, b_v, start, n, mask, row, mask_r, mask_n, dead, scale,
+    HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, MASKED: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One tile of keys, from s = q k and the bias [Q, K] and v [K, D]; ONLINE: with a running maximum."""
+    K: tl.constexpr = s.shape[1]
     # [Q, K], in base 2
-    s = dot(q, b_k, None, PRECISION) * (scale * LOG2E)
+    s *= scale * LOG2E
     if HAS_BIAS:
-        if MASKED:
-            b_bias = tl.load(bias + at, mask=(key < n)[None, :], other=0.0)
-        else:
-            b_bias = tl.load(bias + at)
         s += b_bias.to(tl.float32) * LOG2E
     if MASKED:
-        real, fill = padding(mask, row, key, n, mask_r, mask_n, dead, HAS_MASK)
+        real, fill = padding(mask, row, start + tl.arange(0, K), n, mask_r, mask_n, dead, HAS_MASK)
         s = tl.where(real[None, :], s, fill[None, :])
     if ONLINE:
         larger = tl.maximum(m, tl.max(s, 1))
         shrink = tl.exp2(m - larger)[:, None]
         m = larger
-        l *= shrink
+        sums *= shrink
         acc *= shrink
         s -= m[:, None]
     p = tl.exp2(s)
-    if l.shape[1] == 1:
-        l += tl.sum(p, 1)[:, None]
+    if sums.shape[1] == 1:
+        sums += tl.sum(p, 1)[:, None]
     else:  # the matrix units have time to spare
-        l = dot(p.to(b_v.dtype), tl.full([K, l.shape[1]], 1.0, b_v.dtype), l, PRECISION)
+        sums = dot(p.to(b_v.dtype), tl.full([K, sums.shape[1]], 1.0, b_v.dtype), sums, PRECISION)
     acc = dot(p.to(b_v.dtype), b_v, acc, PRECISION)
-    return m, l, acc
+    return m, sums, acc
 
 
 @triton.jit
@@ -162,26 +156,48 @@ def forward_row(
     q, k, v, bias, k_n, v_n, n, mask, row, mask_r, mask_n, split, dead, scale, K: tl.constexpr, DIM: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, EVEN: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """All keys. Returns the maximum [Q] that weights are relative to, their sum in every column of [Q, 1 or 16], and sum p v [Q, D]."""
+    """All keys; k [D, K], v [K, D] and bias [Q, K] point to the first tile.
+
+    Returns the maximum [Q] that weights are relative to, their sum in every column of [Q, 1 or 16], and sum p v [Q, D].
+    """
     Q: tl.constexpr = q.shape[0]
+    D: tl.constexpr = q.shape[1]
     m = tl.full([Q], float("-inf") if ONLINE else 0.0, tl.float32)
-    l = tl.zeros([Q, 1 if q.dtype == tl.float32 else 16], tl.float32)
-    acc = tl.zeros([Q, q.shape[1]], tl.float32)
+    sums = tl.zeros([Q, 1 if q.dtype == tl.float32 else 16], tl.float32)
+    acc = tl.zeros([Q, D], tl.float32)
+    key = tl.arange(0, K)
+    channel = tl.arange(0, D) < DIM
     # A loop that may run zero times makes ptxas wait after every single matrix instruction: hence the ifs.
     if split > 0:
+        # The products of the next tile are under way while this one is exponentiated; the last tile's are made twice.
+        s = dot(q, load_tile(k, k_n, 0, key[None, :] < n, channel[:, None], False, D > DIM), None, PRECISION)
         for i in range(0, split, K):
-            m, l, acc = forward_step(
-                m, l, acc, q, k, v, bias, k_n, v_n, i, n, mask, row, mask_r, mask_n, dead, scale,
-                DIM, HAS_BIAS, HAS_MASK, False, ONLINE, PRECISION,
-            )  # fmt: skip
+            at = tl.cast(i, tl.int64)
+            after = tl.cast(tl.minimum(i + K, split - K), tl.int64)
+            b_k = load_tile(k, k_n, after, key[None, :] < n, channel[:, None], False, D > DIM)
+            b_v = load_tile(v, v_n, at, key[:, None] < n, channel[None, :], False, D > DIM)
+            b_bias = b_v  # there is none
+            if HAS_BIAS:
+                b_bias = tl.load(bias + at)
+            ahead = dot(q, b_k, None, PRECISION)
+            m, sums, acc = forward_step(
+                m, sums, acc, s, b_bias, b_v, i, n, mask, row, mask_r, mask_n, dead, scale, HAS_BIAS, HAS_MASK, False, ONLINE, PRECISION
+            )
+            s = ahead
     if HAS_MASK or not EVEN:
         if split < n:
             for i in range(split, n, K):
-                m, l, acc = forward_step(
-                    m, l, acc, q, k, v, bias, k_n, v_n, i, n, mask, row, mask_r, mask_n, dead, scale,
-                    DIM, HAS_BIAS, HAS_MASK, True, ONLINE, PRECISION,
-                )  # fmt: skip
-    return m, l, acc
+                at = tl.cast(i, tl.int64)
+                b_k = load_tile(k, k_n, at, i + key[None, :] < n, channel[:, None], True, D > DIM)
+                b_v = load_tile(v, v_n, at, i + key[:, None] < n, channel[None, :], True, D > DIM)
+                b_bias = b_v
+                if HAS_BIAS:
+                    b_bias = tl.load(bias + at, mask=i + key[None, :] < n, other=0.0)
+                s = dot(q, b_k, None, PRECISION)
+                m, sums, acc = forward_step(
+                    m, sums, acc, s, b_bias, b_v, i, n, mask, row, mask_r, mask_n, dead, scale, HAS_BIAS, HAS_MASK, True, ONLINE, PRECISION
+                )
+    return m, sums, acc
 
 
 @triton.jit
@@ -216,15 +232,15 @@ def forward_kernel(
         bias = bias + (at * H + head) * bias_n + tl.minimum(token, n - 1 - start)[:, None] * (H * bias_n) + key[None, :]
     split, dead = unmasked_keys(lead, row, n, K, HAS_MASK)
     ONLINE: tl.constexpr = b_q.dtype == tl.float16
-    m, l, acc = forward_row(
+    m, sums, acc = forward_row(
         b_q, k, v, bias, k_n, v_n, n, mask, row, mask_r, mask_n, split, dead, scale, K, DIM, HAS_BIAS, HAS_MASK, EVEN, ONLINE, PRECISION
     )
     if not ONLINE:
-        if not ((tl.max(l) < 1152921504606846976.0) & (tl.min(l) > 8.673617379884035e-19)):
-            m, l, acc = forward_row(
+        if not ((tl.max(sums) < 1152921504606846976.0) & (tl.min(sums) > 8.673617379884035e-19)):
+            m, sums, acc = forward_row(
                 b_q, k, v, bias, k_n, v_n, n, mask, row, mask_r, mask_n, split, dead, scale, K, DIM, HAS_BIAS, HAS_MASK, EVEN, True, PRECISION
             )
-    total = tl.max(l, 1)
+    total = tl.max(sums, 1)
     # [Q, D]
     b_gate = tl.load(gate + row * gate_r + at * gate_n + head * GATE_H + token[:, None] * gate_n + channel[None, :], mask=inside, other=0.0)
     acc = acc / (total[:, None] * (1 + tl.exp2(b_gate.to(tl.float32) * -LOG2E)))

@@ -18,7 +18,17 @@ from torch import Tensor
 from foldfit.ops.triton_attention import LOG2E, Tile, aligned, dot, padded_dim, padding, precision_of, unmasked_keys
 
 
-PROGRAMS = 528  # dbias is worth splitting over rows up to so many programs, four for each multiprocessor of an H200
+WAVE = 396  # programs of dbias_kernel that an H200 runs at once, three a multiprocessor
+
+
+def row_groups(r: int, owners: int) -> int:
+    """How many partial sums over rows dbias is made of: the fewest that nearly fill the last wave of programs, 32 rows or more in each."""
+    counts = range(1, min(16, max(1, r // 32)) + 1)
+
+    def filled(count: int) -> float:
+        return owners * count / (triton.cdiv(owners * count, WAVE) * WAVE)
+
+    return next((count for count in counts if filled(count) > 0.85), max(counts, key=filled))
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ def backward_tiles(n: int, d: int, dtype: torch.dtype) -> Tiles:
         return Tiles(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2))
     if d > 32:
         return Tiles(Tile(32, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2))
-    return Tiles(Tile(32, 64, 4, 4, 128), Tile(64, 64, 4, 3, 168), Tile(64, 64, 4, 3, 128))
+    return Tiles(Tile(32, 64, 4, 3, 128), Tile(64, 64, 4, 3, 168), Tile(64, 64, 4, 3, 128))
 
 
 @triton.jit
@@ -366,7 +376,7 @@ def attention_backward(
     if has_bias and want_bias:
         tile = tiles.dbias
         owners = triton.cdiv(n, tile.queries) * triton.cdiv(n, tile.keys) * h
-        group = triton.cdiv(r, max(1, min(r, PROGRAMS // owners)))  # rows summed by one program
+        group = triton.cdiv(r, row_groups(r, owners))  # rows summed by one program
         groups = triton.cdiv(r, group)
         partial = torch.empty(groups, n, h, n, dtype=q.dtype if groups == 1 else torch.float32, device=q.device)
         dbias_kernel[(owners * groups,)](

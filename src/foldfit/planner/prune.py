@@ -20,11 +20,16 @@ def undominated(*components: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.sort(order[~np.triu(beats, 1).any(axis=0)])
 
 
-def kept_records(sub: Sub) -> tuple[Record, ...]:
-    """The record options worth having."""
+def records_of(sub: Sub) -> tuple[Record, ...]:
+    """Its record options. Raises ValueError for none."""
     if not sub.record:
         raise ValueError(f"{sub.name} has no option that can be recorded: it cannot be trained")
-    o = sub.record
+    return sub.record
+
+
+def kept_records(sub: Sub) -> tuple[Record, ...]:
+    """The record options worth having."""
+    o = records_of(sub)
     parts = [[max(r.inter, r.saved) for r in o], [r.saved for r in o], [max(r.back, r.saved) for r in o]]
     return tuple(o[i] for i in undominated(*parts, [r.seconds + r.back_seconds for r in o]))
 
@@ -45,4 +50,4 @@ def fastest(steps: tuple[Forward, ...], room: int) -> Forward | None:
 
 def largest_record(stage: Stage) -> int:
     """Bytes that a record of a block preserves at most."""
-    return sum(sub.written + max(r.saved for r in sub.record) for sub in stage.subs)
+    return sum(sub.written + max(r.saved for r in records_of(sub)) for sub in stage.subs)

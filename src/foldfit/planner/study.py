@@ -13,7 +13,7 @@ import numpy as np
 from foldfit.errors import DoesNotFit
 from foldfit.planner import chain as chain_solver
 from foldfit.planner.grid import SLOTS
-from foldfit.planner.prune import undominated
+from foldfit.planner.prune import records_of, undominated
 from foldfit.planner.solution import Solution, Step, solved, timeline_of
 from foldfit.planner.table import Chain, Record, Stage, Sub
 
@@ -60,7 +60,7 @@ class Sums:
 
 def items_of(chain: Chain, stage: Stage, sub: Sub) -> list[Item]:
     items = []
-    for o in sub.record:
+    for o in records_of(sub):
         forward = chain.base_forward - chain.base_backward + max(o.inter, o.saved) - o.saved
         back = stage.state + max(o.back, o.saved) - o.saved - sub.written
         items.append(Item(max(forward, back), o.saved, o.seconds + o.back_seconds, o))

@@ -7,6 +7,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from foldfit._version import __version__
 from foldfit.errors import BadInput, BrokenPromise
 from foldfit.plans import Plan
 from foldfit.runtime.apply import State
@@ -124,7 +125,7 @@ def measure(
         peak_bytes=max([last, *(s.peak_bytes for s in steps)]), seconds=times[len(times) // 2],
         spread=times[(3 * len(times)) // 4] - times[len(times) // 4], repeat=repeat,
         promised_peak_bytes=plan.promised.peak_bytes, promised_seconds=plan.promised.seconds, activation_bytes=activation,
-        device=torch.cuda.get_device_name() if cuda else "cpu", versions={"torch": torch.__version__}, steps=tuple(steps),
+        device=torch.cuda.get_device_name() if cuda else "cpu", versions={"foldfit": __version__, "torch": str(torch.__version__)}, steps=tuple(steps),
     )
 
 
