@@ -1,7 +1,9 @@
 """A plan made runnable: the model, its parameters and its inputs, from an alignment or random."""
 
+import contextlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,6 +92,7 @@ def optimizer_of(model: Trunk, name: str) -> torch.optim.Optimizer | None:
 def save_state(job: Job, plan: Plan, path: "str | os.PathLike[str]") -> None:
     """The representations after an inference, as safetensors, written beside the file and renamed."""
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
     except ImportError:
         raise MissingEnvironment("--save needs the package safetensors: pip install foldfit[save]") from None
@@ -98,7 +101,10 @@ def save_state(job: Job, plan: Plan, path: "str | os.PathLike[str]") -> None:
         out = job.model.run(state, masks, plan)
     temporary = f"{os.fspath(path)}.tmp"
     try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         save_file({name: x.contiguous().cpu() for name, x in out.items()}, temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}") from None
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise BadInput(f"cannot write {path}: {error}") from None

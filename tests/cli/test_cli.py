@@ -1,0 +1,187 @@
+"""The command line, as a user would: results on stdout, one line on stderr, exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foldfit.cli import main
+from foldfit.plans import Plan
+
+ROOT = Path(__file__).parents[2]
+ALIGNMENT = str(ROOT / "examples" / "6kwc.a3m")
+WIDTHS = "c_m=16 c_z=16 msa_heads=2 msa_dim=8 pair_heads=2 pair_dim=8 c_hidden_opm=4 c_hidden_mul=16".split()
+TINY = ["--n-seq", "6", "--n-res", "9", "--blocks", "2", *(x for w in WIDTHS for x in ("--width", w)), "--memory", "64MiB"]
+BIG = ["--n-seq", "128", "--n-res", "256", "--device", "H200", "--memory", "16GiB", "--mode", "train", "--precision", "bf16"]
+
+
+def call(capsys, *argv: str) -> tuple[int, str, str]:
+    try:
+        code = main(list(argv))
+    except SystemExit as error:
+        code = int(error.code or 0)
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_plan_prints_a_table_or_one_object(capsys):
+    code, out, _ = call(capsys, "plan", *BIG)
+    assert code == 0 and "promised peak" in out and "lower bound" in out
+    code, out, _ = call(capsys, "plan", *BIG, "--json")
+    plan = json.loads(out)
+    assert code == 0 and plan["promised"]["peak_bytes"] <= 2**34 and plan["bound"]["gap"] < 0.01 and plan["costs"] == "modelled"
+    assert {"schema", "problem", "policy", "solver", "schedule"} <= set(plan)
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_plan_run_and_save(capsys, tmp_path, mode):
+    path = tmp_path / "plan.json"
+    assert call(capsys, "plan", *TINY, "--mode", mode, "-o", str(path))[0] == 0
+    more = ["--save", str(tmp_path / "out.safetensors")] if mode == "infer" else []
+    code, out, err = call(capsys, "run", str(path), "-o", str(tmp_path / "run"), "--json", *more)
+    measured = json.loads(out)
+    assert code == 0 and measured["peak_bytes"] <= measured["promised_peak_bytes"] and "random" in err
+    assert json.loads((tmp_path / "run" / "measured.json").read_text()) == measured
+    assert Plan.load(tmp_path / "run" / "plan.json") == Plan.load(path)
+    assert (tmp_path / "out.safetensors").exists() == bool(more)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_an_alignment_is_planned_and_run(capsys, tmp_path):
+    path = str(tmp_path / "plan.json")
+    flags = [x for w in WIDTHS for x in ("--width", w)]
+    assert call(capsys, "plan", "--msa", ALIGNMENT, "--n-seq", "8", "--blocks", "1", *flags, "-o", path)[0] == 0
+    assert Plan.load(path).problem.n_res == 191
+    assert call(capsys, "run", path, "--msa", ALIGNMENT, "--repeat", "0")[0] == 0
+
+
+def test_compare_max_analyze_devices_doctor(capsys):
+    code, out, _ = call(capsys, "compare", *BIG, "--json")
+    found = json.loads(out)
+    fits = {row["policy"]: row["fits"] for row in found["policies"]}
+    assert code == 0 and fits["auto"] and fits["large"] and not fits["none"]
+    seconds = [point["seconds"] for point in found["frontier"]]
+    assert seconds == sorted(seconds, reverse=True) and all(p["bound_seconds"] <= p["seconds"] * (1 + 1e-9) for p in found["frontier"])
+    code, out, _ = call(capsys, "max", "--n-seq", "128", "--device", "H200", "--precision", "bf16", "--blocks", "2", "--limits", "8GiB,16GiB", "--json")
+    longest = [row["n_res"] for row in json.loads(out)["longest"]]
+    assert code == 0 and longest == sorted(longest) and longest[0] > 1000
+    code, out, _ = call(capsys, "analyze", "--n-seq", "512", "--n-res", "384", "--precision", "fp16")
+    assert code == 0 and "1.83 M" in out and "GPT-3" in out and "an s too many" in out
+    assert "H200" in call(capsys, "devices")[1]
+    assert json.loads(call(capsys, "doctor", "--json")[1])["torch"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["plan", "--n-seq", "8"], 2, "how long is the protein"),
+        (["plan", "--n-res", "8"], 2, "how many rows"),
+        (["plan", "--n-seq", "0", "--n-res", "8"], 2, "at least 1, got 0"),
+        (["plan", "--n-seq", "8", "--n-res", "-3"], 2, "at least 1, got -3"),
+        (["plan", *TINY[:-1], "16Gi"], 2, "perhaps 16GiB"),
+        (["plan", *TINY, "--stack", "openfold"], 2, "unknown stack 'openfold'"),
+        (["plan", *TINY, "--policy", "tiny"], 2, "unknown policy 'tiny'"),
+        (["plan", *TINY, "--policy", "no_such_module:f"], 2, "no_such_module"),
+        (["plan", *TINY, "--solver", "magic"], 2, "unknown solver 'magic'"),
+        (["plan", *TINY, "--device", "abacus"], 2, "unknown device"),
+        (["plan", *TINY, "--width", "c_q=3"], 2, "unknown width 'c_q'"),
+        (["plan", *TINY, "--optimizer", "adam"], 2, "--mode train"),
+        (["plan", *TINY[:-1], "1kB"], 3, "give --memory"),
+        (["plan", *BIG, "--policy", "none"], 3, "or --policy auto"),
+        (["plan", "--n-seq", "8", "--n-res", "8", "--device", "V100-16GB", "--precision", "bf16"], 4, "V100-16GB has no bf16"),
+        (["plan", *TINY, "-o", "/proc/none/plan.json"], 2, "cannot write"),
+        (["plan", "--msa", "none.a3m"], 2, "No such file"),
+        (["run", "none.json"], 2, "cannot read none.json"),
+        (["run", ALIGNMENT], 2, "is not a plan"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_the_right_exit_code(capsys, argv, code, words):
+    got, out, err = call(capsys, *argv)
+    assert (got, out) == (code, "") and words in err and err.count("\n") == 1 and "Traceback" not in err
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (lambda p: edit(p, '"n_res": 9', '"n_res": 8'), 2, "was changed after it was planned"),
+        (lambda p: edit(p, '"schema": 1', '"schema": 99'), 4, "plan schema 99"),
+        (lambda p: edit(p, '"rows"', '"raws"'), 2, "is not a plan of foldfit"),
+        (lambda p: p.write_text(p.read_text()[:300]), 2, "is not a plan of foldfit"),
+        (lambda p: p.write_bytes(b"\xff\xfe\x00"), 2, "is not a plan of foldfit"),
+    ],
+)
+def test_a_plan_that_is_not_what_was_planned(capsys, tmp_path, change, code, words):
+    path = tmp_path / "plan.json"
+    call(capsys, "plan", *TINY, "-o", str(path))
+    change(path)
+    got, _, err = call(capsys, "run", str(path))
+    assert got == code and words in err and err.count("\n") == 1
+
+
+def test_inputs_that_are_not_the_plans(capsys, tmp_path):
+    path = str(tmp_path / "plan.json")
+    call(capsys, "plan", *TINY, "-o", path)
+    assert "191 residues, the plan is for 9" in call(capsys, "run", path, "--msa", ALIGNMENT)[2]
+    np.savez(tmp_path / "w.npz", x=np.zeros(3))
+    code, _, err = call(capsys, "run", path, "--weights", str(tmp_path / "w.npz"))
+    assert code == 2 and "is missing" in err
+    assert call(capsys, "run", path, "--save", "/proc/none/x.safetensors")[0] == 2
+    assert call(capsys, "run", path, "--repeat", "-1")[0] == 2
+
+
+def test_a_plan_for_a_card_that_is_not_here(capsys, tmp_path):
+    path = str(tmp_path / "plan.json")
+    call(capsys, "plan", *BIG, "-o", path)
+    code, _, err = call(capsys, "run", path)
+    assert code == 5 and "no CUDA device" in err
+
+
+def test_a_users_policy(capsys, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import foldfit\n\n"
+        "def halves(table):\n"
+        "    return [foldfit.BlockChoice(tuple(foldfit.find_option(sub, rows=4) for sub in stack.sub_modules)) for stack in table.stacks]\n\n"
+        "def nothing(table):\n    return []\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    path = str(tmp_path / "plan.json")
+    assert call(capsys, "plan", *TINY, "--mode", "train", "--policy", "mine:halves", "-o", path)[0] == 0
+    assert {c.rows for choices in Plan.load(path).choices.values() for c in choices} <= {3, 4}
+    assert call(capsys, "run", path)[0] == 0
+    assert call(capsys, "plan", *TINY, "--policy", "mine:nothing")[0] == 2
+    sys.modules.pop("mine", None)
+
+
+def fresh(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_planning_never_imports_torch():
+    done = fresh(f"import sys; from foldfit.cli import main; code = main({['plan', *BIG]!r}); assert 'torch' not in sys.modules; sys.exit(code)")
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_imports_nothing_heavy():
+    done = fresh("import sys, foldfit.cli as c; c.parser_of().format_help(); assert not {'torch', 'numpy', 'msgspec', 'rich'} & set(sys.modules)")
+    assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_is_one_line(capsys, monkeypatch, tmp_path):
+    path = str(tmp_path / "plan.json")
+    call(capsys, "plan", *TINY, "-o", path)
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("foldfit.runtime.measure.measure", interrupted)
+    code, _, err = call(capsys, "run", path, "-o", str(tmp_path / "run"))
+    assert code == 1 and "interrupted" in err and not list((tmp_path / "run").glob("*.tmp"))
