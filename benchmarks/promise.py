@@ -70,7 +70,9 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     device = find_device(args.device)
-    print("| mode | precision | n_seq, n_res | policy | limit GiB | promised MiB | measured MiB | ratio | activation MiB | modelled ms | ms |")
+    print(
+        "| mode | precision | n_seq, n_res | policy | limit GiB | promised MiB | measured MiB | ratio | activation MiB | modelled ms | ms |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     out = []
     for row in rows(int(device.memory - device.reserved), args.blocks):

@@ -1,6 +1,6 @@
 """The demonstration of `make demo`: a real alignment, a full-size Evoformer, limits that an unplanned run would break.
 
-Plans and runs 48 blocks on 128 rows of the alignment for inference, and a training step of 3 blocks under three limits;
+Plans and runs 48 blocks on 128 rows of the alignment for inference, and a training step of 2 blocks under three limits;
 writes plan.json, measured.json and a picture of memory over time for each into out/demo/.
 """
 
@@ -56,13 +56,13 @@ def main() -> None:
     n_res = read_a3m(ALIGNMENT).rows.shape[1]
     print(f"6kwc: {n_res} residues; 48 Evoformer blocks, {N_SEQ} rows, fp32, on this machine's processor; parameters are random\n")
     whole = plan_problem(problem("infer", 48, n_res, 2**40), policy="none")
-    train = [plan_problem(problem("train", 3, n_res, 2**40), policy="none").promised.peak_bytes, least("train", 3, n_res)]
+    train = [plan_problem(problem("train", 2, n_res, 2**40), policy="none").promised.peak_bytes, least("train", 2, n_res)]
     inference = (whole.promised.peak_bytes + 4 * least("infer", 48, n_res)) // 5
     jobs = [("inference", "infer", 48, inference)]
     jobs += [
-        ("train-roomy", "train", 3, train[0]),
-        ("train-tight", "train", 3, (train[0] + 7 * train[1]) // 8),
-        ("train-nearly-impossible", "train", 3, int(1.02 * train[1])),
+        ("train-roomy", "train", 2, train[0]),
+        ("train-tight", "train", 2, (train[0] + 7 * train[1]) // 8),
+        ("train-nearly-impossible", "train", 2, int(1.02 * train[1])),
     ]
     print(f"unplanned, the inference would take {format_bytes(whole.promised.peak_bytes)}, the training step {format_bytes(train[0])}")
     print(f"\n{'run':26}{'limit':>12}{'promised':>12}{'measured':>12}{'ratio':>8}{'modelled':>11}{'took':>9}{'gap':>9}")
@@ -73,12 +73,16 @@ def main() -> None:
             print(f"planned {name} in {time.perf_counter() - start:.1f} s; running ...", file=sys.stderr)
         m = run(name, plan)
         gap = f"{100 * plan.bound.gap:.2f} %" if plan.bound else ""
+        promised = plan.promised
         print(
-            f"{name:26}{format_bytes(limit):>12}{format_bytes(plan.promised.peak_bytes):>12}{format_bytes(m['peak_bytes']):>12}"
-            f"{m['peak_bytes'] / plan.promised.peak_bytes:>8.3f}{format_seconds(plan.promised.seconds):>11}{format_seconds(m['seconds']):>9}{gap:>9}",
+            f"{name:26}{format_bytes(limit):>12}{format_bytes(promised.peak_bytes):>12}{format_bytes(m['peak_bytes']):>12}"
+            f"{m['peak_bytes'] / promised.peak_bytes:>8.3f}{format_seconds(promised.seconds):>11}"
+            f"{format_seconds(m['seconds']):>9}{gap:>9}",
             flush=True,
         )
-    print(f"\nplans, measurements and pictures of memory over time are in {OUT.relative_to(Path.cwd()) if OUT.is_relative_to(Path.cwd()) else OUT}")
+    print(
+        f"\nplans, measurements and pictures of memory over time are in {OUT.relative_to(Path.cwd()) if OUT.is_relative_to(Path.cwd()) else OUT}"
+    )
 
 
 if __name__ == "__main__":

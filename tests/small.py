@@ -28,8 +28,16 @@ def trunk(*stacks: Stack) -> Trunk:
 def unlimited(schedule: Iterable[str], choices: dict[str, tuple[Choice, ...]], **problem) -> Plan:
     """A plan that promises nothing, for tests of what it computes."""
     return Plan(
-        version=__version__, problem=Problem(memory=2**62, **problem), policy="test", solver="none", promised=Promise(2**62, 0.0),
-        bound=None, costs="modelled", resident={}, choices=choices, schedule=tuple(schedule),
+        version=__version__,
+        problem=Problem(memory=2**62, **problem),
+        policy="test",
+        solver="none",
+        promised=Promise(2**62, 0.0),
+        bound=None,
+        costs="modelled",
+        resident={},
+        choices=choices,
+        schedule=tuple(schedule),
     ).signed()
 
 

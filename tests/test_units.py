@@ -16,7 +16,9 @@ def test_amounts(text, size):
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["16Gi", "16", "16 GiB", "-1GiB", "0GiB", "", "GiB", "nanGiB", "infGB", "1e3GB", "16gib", "1..5GB", "16GiBs", "80%%"])
+@pytest.mark.parametrize(
+    "text", ["16Gi", "16", "16 GiB", "-1GiB", "0GiB", "", "GiB", "nanGiB", "infGB", "1e3GB", "16gib", "1..5GB", "16GiBs", "80%%"]
+)
 def test_what_is_not_an_amount_is_named_in_one_line(text):
     with pytest.raises(BadInput) as error:
         parse_bytes(text)

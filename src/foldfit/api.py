@@ -18,13 +18,24 @@ Model = "Trunk | Iterable[Stack]"
 
 
 def problem_of(
-    model: "Trunk | Iterable[Stack]", *, n_res: int, n_seq: int = 0, n_extra: int = 0, mode: Mode = "infer", precision: Precision = "fp32",
-    optimizer: Optimizer = "none", dropout: bool | None = None, batch: int = 1, inputs: str = "kept", device: str | Device = "cpu",
+    model: "Trunk | Iterable[Stack]",
+    *,
+    n_res: int,
+    n_seq: int = 0,
+    n_extra: int = 0,
+    mode: Mode = "infer",
+    precision: Precision = "fp32",
+    optimizer: Optimizer = "none",
+    dropout: bool | None = None,
+    batch: int = 1,
+    inputs: str = "kept",
+    device: str | Device = "cpu",
     memory: str | int = "auto",
 ) -> tuple[Problem, Device]:
     """The problem that the arguments of `plan` name, and its device. Raises BadInput."""
     found = device if isinstance(device, Device) else local_device(device)
-    if hasattr(model, "stacks"):
+    stored = ""
+    if not isinstance(model, Iterable):
         stacks = model.stacks(n_seq, n_extra)
         stored = str(next(model.parameters()).dtype).removeprefix("torch.")
         parameters = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(stored)

@@ -24,7 +24,12 @@ def plan_rows(plan: "Plan") -> list[Row]:
         ("promised time", f"{format_seconds(plan.promised.seconds)} ({plan.costs} costs)"),
     ]
     if plan.bound:
-        rows.append(("lower bound", f"{format_seconds(plan.bound.seconds)}: at most {100 * plan.bound.gap:.2f} % from the best persistent nested schedule"))
+        rows.append(
+            (
+                "lower bound",
+                f"{format_seconds(plan.bound.seconds)}: at most {100 * plan.bound.gap:.2f} % from the best persistent nested schedule",
+            )
+        )
     rows.append(("forward passes", f"{passes:.2f} a block, {len(plan.schedule)} steps"))
     rows += [("resident", f"{name}: {format_bytes(size)}") for name, size in plan.resident.items() if size]
     return rows
@@ -41,7 +46,13 @@ def choice_rows(plan: "Plan") -> list[tuple[str, str, str]]:
     out = []
     for name, choices in plan.choices.items():
         uses = ", ".join(f"{verb} x {n}" for verb, n in used.get(name, {}).items())
-        out.append((name, uses, " ".join(f"{c.rows}{'r' if c.recompute else ''}{'' if c.kernel == 'reference' else ':' + c.kernel}" for c in choices)))
+        out.append(
+            (
+                name,
+                uses,
+                " ".join(f"{c.rows}{'r' if c.recompute else ''}{'' if c.kernel == 'reference' else ':' + c.kernel}" for c in choices),
+            )
+        )
     return out
 
 

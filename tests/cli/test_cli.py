@@ -65,7 +65,9 @@ def test_compare_max_analyze_devices_doctor(capsys):
     assert code == 0 and fits["auto"] and fits["large"] and not fits["none"]
     seconds = [point["seconds"] for point in found["frontier"]]
     assert seconds == sorted(seconds, reverse=True) and all(p["bound_seconds"] <= p["seconds"] * (1 + 1e-9) for p in found["frontier"])
-    code, out, _ = call(capsys, "max", "--n-seq", "128", "--device", "H200", "--precision", "bf16", "--blocks", "2", "--limits", "8GiB,16GiB", "--json")
+    code, out, _ = call(
+        capsys, "max", "--n-seq", "128", "--device", "H200", "--precision", "bf16", "--blocks", "2", "--limits", "8GiB,16GiB", "--json"
+    )
     longest = [row["n_res"] for row in json.loads(out)["longest"]]
     assert code == 0 and longest == sorted(longest) and longest[0] > 1000
     code, out, _ = call(capsys, "analyze", "--n-seq", "512", "--n-res", "384", "--precision", "fp16")
@@ -149,7 +151,8 @@ def test_a_users_policy(capsys, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "import foldfit\n\n"
         "def halves(table):\n"
-        "    return [foldfit.BlockChoice(tuple(foldfit.find_option(sub, rows=4) for sub in stack.sub_modules)) for stack in table.stacks]\n\n"
+        "    four = lambda stack: tuple(foldfit.find_option(sub, rows=4) for sub in stack.sub_modules)\n"
+        "    return [foldfit.BlockChoice(four(stack)) for stack in table.stacks]\n\n"
         "def nothing(table):\n    return []\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -166,12 +169,16 @@ def fresh(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_planning_never_imports_torch():
-    done = fresh(f"import sys; from foldfit.cli import main; code = main({['plan', *BIG]!r}); assert 'torch' not in sys.modules; sys.exit(code)")
+    done = fresh(
+        f"import sys; from foldfit.cli import main; code = main({['plan', *BIG]!r}); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_help_imports_nothing_heavy():
-    done = fresh("import sys, foldfit.cli as c; c.parser_of().format_help(); assert not {'torch', 'numpy', 'msgspec', 'rich'} & set(sys.modules)")
+    done = fresh(
+        "import sys, foldfit.cli as c; c.parser_of().format_help(); assert not {'torch', 'numpy', 'msgspec', 'rich'} & set(sys.modules)"
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -22,10 +22,18 @@ SIZES = {"evoformer": (20, 26), "extra_msa": (33, 21), "pairformer": (0, 30)}
 CASES = [
     (stack, sub.name, kernel)
     for stack, (rows, n_res) in SIZES.items()
-    for sub in shapes_of(Problem(stacks=(small.stack(stack, rows=rows),), n_res=n_res, memory=1), small.stack(stack, rows=rows))[0].sub_modules
+    for sub in shapes_of(Problem(stacks=(small.stack(stack, rows=rows),), n_res=n_res, memory=1), small.stack(stack, rows=rows))[
+        0
+    ].sub_modules
     for kernel in sub.kernels
 ]
-SETTINGS = [("fp32", 1, False, False), ("bf16", 1, False, False), ("fp16", 1, True, False), ("fp32", 3, True, False), ("bf16", 2, True, True)]
+SETTINGS = [
+    ("fp32", 1, False, False),
+    ("bf16", 1, False, False),
+    ("fp16", 1, True, False),
+    ("fp32", 3, True, False),
+    ("bf16", 2, True, True),
+]
 """precision, batch, dropout, parameters cast"""
 
 

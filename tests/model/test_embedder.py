@@ -39,7 +39,9 @@ def test_m_z_and_e_are_alphafolds():
         for j in range(10):
             offset = np.zeros(65, np.float32)
             offset[min(max(i - j + 32, 0), 64)] = 1
-            expected = linear("left_single", f.target_feat[i]) + linear("right_single", f.target_feat[j]) + linear("pair_activiations", offset)
+            expected = (
+                linear("left_single", f.target_feat[i]) + linear("right_single", f.target_feat[j]) + linear("pair_activiations", offset)
+            )
             np.testing.assert_allclose(got["z"][i, j], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(got["e"], linear("extra_msa_activations", f.extra_msa_feat), rtol=1e-4, atol=1e-5)
     assert set(got) == {"m", "z", "e", "msa_mask", "pair_mask", "extra_msa_mask"}

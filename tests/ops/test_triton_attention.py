@@ -16,7 +16,7 @@ NAMES = ["o", "dq", "dk", "dv", "dgate", "dbias"]
 
 
 def reference(q, k, v, gate, bias, mask):
-    """In the inputs' precision, the soft-max materialised. A padded key's logit is -1e9 exactly, as fp32 rounds it, and passes its gradient on."""
+    """In the inputs' precision, the soft-max materialised. A padded key's logit is -1e9, as fp32 rounds it, and passes its gradient on."""
     logits = torch.einsum("rqhd,rkhd->rhqk", q, k) * q.shape[-1] ** -0.5
     if bias is not None:
         logits = logits + bias.transpose(0, 1)
@@ -27,7 +27,7 @@ def reference(q, k, v, gate, bias, mask):
 
 
 def make_inputs(r, n, h, d, dtype, has_bias, has_mask, seed=0):
-    """q, k, v, gate as slices of one projection's output; two rows end in padding, one has a hole, one is all padding."""
+    """q, k, v, gate as slices of one projection's output; the first row ends in padding, the last has a hole, row 1 is all padding."""
     torch.manual_seed(seed)
     projected = torch.randn(r, n, 4, h, d, device=DEVICE).to(dtype)
     bias = torch.randn(n, h, n, device=DEVICE).to(dtype) if has_bias else None
@@ -111,6 +111,16 @@ def test_rows_may_be_columns(axis):
         projected, mask = projected.transpose(0, 1), mask.t()
     o = ta.attention(*projected.unbind(2), None, mask)
     torch.testing.assert_close(o, reference(*projected.unbind(2), None, mask), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [64, 70])
+@pytest.mark.parametrize("has_mask", [True, False])
+def test_products_ahead(n, has_mask):
+    """A tile's option may change no number but by rounding."""
+    projected, bias, mask = make_inputs(3, n, 2, 16, torch.bfloat16, True, has_mask)
+    q, k, v, gate = projected.unbind(2)
+    o, ahead = (ta.attention_forward(q, k, v, gate, bias, mask, tile=ta.Tile(32, 16, 4, 2, ahead=x))[0] for x in (False, True))
+    torch.testing.assert_close(ahead, o, rtol=1e-2, atol=1e-3)
 
 
 def test_row_without_keys_is_uniform():

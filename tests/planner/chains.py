@@ -1,4 +1,4 @@
-"""Small chains for the planner's tests, in bytes so few that every byte is a slot: unless told otherwise nothing is rounded."""
+"""Small chains for the planner's tests: unless scaled, of so few bytes that every byte is a slot, nothing rounded."""
 
 from hypothesis import strategies as st
 

@@ -24,7 +24,7 @@ def random_chain(seed: int, blocks: int = 5, scale: int = 1) -> Chain:
 
 
 def highs_steps(chain: Chain, limit: int) -> list[Step] | None:
-    """The prefix model: one option for each sub-module of each block, every moment of record and backward within the limit."""
+    """The prefix model: an option for each sub-module of each block, all moments of record and backward in the limit."""
     model = highspy.Highs()
     model.setOptionValue("output_flag", False)
     model.setOptionValue("mip_rel_gap", 0.0)

@@ -24,7 +24,7 @@ def test_sizes_rounded_to_nearest_exceed_the_budget(slots: int) -> None:
 
 
 def test_pruning_on_total_memory_and_time_loses_the_optimum() -> None:
-    # (inter, saved, back, seconds): the second needs more memory in total and is slower, yet only with it four blocks fit.
+    # (inter, saved, back, seconds): the second has more memory in total and is slower, yet four blocks fit only with it.
     fat, thin = (7, 7, 7, 1.0), (10, 0, 10, 2.0)
     chain = one_sub(fat, thin, blocks=4, forward=1000)
     assert len(kept_records(chain.runs[0][0].subs[0])) == 2

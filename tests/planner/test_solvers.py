@@ -11,7 +11,7 @@ from foldfit.planner.simulate import simulate
 from foldfit.planner.solution import Solution
 from foldfit.planner.solvers import SOLVERS
 from foldfit.planner.table import Chain
-from tests.planner.chains import chains
+from tests.planner.chains import chains, one_sub
 
 EXTRA = st.integers(0, 90)
 QUICK = settings(max_examples=60, deadline=None)
@@ -113,8 +113,6 @@ def test_frontier_agrees_with_solving_at_its_limits(chain: Chain, extra: int) ->
 
 
 def test_solvers_refuse_what_they_cannot_do() -> None:
-    from tests.planner.chains import one_sub
-
     chain = one_sub((1, 1, 1, 1.0), blocks=2)
     with pytest.raises(ValueError, match="slots"):
         SOLVERS["chain"](chain, 100, 0)

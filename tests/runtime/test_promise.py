@@ -57,7 +57,13 @@ def test_auto_under_limits(trunk, mode, precision, part):
 
 @pytest.mark.parametrize(
     "more",
-    [dict(optimizer="adam"), dict(optimizer="sgd"), dict(parameters="fp32", optimizer="adam"), dict(batch=2), dict(batch=3, parameters="fp32")],
+    [
+        dict(optimizer="adam"),
+        dict(optimizer="sgd"),
+        dict(parameters="fp32", optimizer="adam"),
+        dict(batch=2),
+        dict(batch=3, parameters="fp32"),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("policy", ["small", "large"])

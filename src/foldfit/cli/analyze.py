@@ -27,6 +27,10 @@ def mib(elements: int, itemsize: int) -> str:
     return f"{elements * itemsize / 2**20:,.1f}"
 
 
+def gib(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB"
+
+
 def table(a) -> str:
     size = a.itemsize
     lines = [
@@ -44,6 +48,6 @@ def table(a) -> str:
         f"{'  ' + a.stack:36}{a.block_parameters / 1e6:>14.2f}{a.block_activation / 1e6:>14.0f}{a.block_output / 1e6:>12.1f}",
         f"{'  GPT-3 6.7B':36}{a.gpt3_parameters / 1e6:>14.2f}{a.gpt3_activation / 1e6:>14.0f}{a.gpt3_output / 1e6:>12.1f}",
         f"outputs inside a block: {mib(a.versions, size)} MiB; the study's formula as printed: {mib(a.study_versions, size)} MiB",
-        f"{a.blocks} blocks: {a.blocks * a.block_activation * size / 2**30:,.1f} GiB kept, {a.blocks * a.block_output * size / 2**30:,.2f} GiB of block outputs",
+        f"{a.blocks} blocks: {gib(a.blocks * a.block_activation * size)} kept, {gib(a.blocks * a.block_output * size)} of block outputs",
     ]
     return "\n".join([*lines, *(f"note: {remark}" for remark in a.remarks)])

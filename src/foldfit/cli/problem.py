@@ -1,6 +1,7 @@
 """The flags that say what is to be planned, and the problem they make."""
 
 import argparse
+from typing import Literal
 
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import BadInput
@@ -10,7 +11,11 @@ from foldfit.units import parse_memory
 
 def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> None:
     add = parser.add_argument
-    add("--stack", default="evoformer", help="evoformer, extra_msa, pairformer, or several in a row: extra_msa,evoformer (default evoformer)")
+    add(
+        "--stack",
+        default="evoformer",
+        help="evoformer, extra_msa, pairformer, or several in a row: extra_msa,evoformer (default evoformer)",
+    )
     add("--msa", metavar="FILE", help="an alignment, .a3m or .a3m.gz: its residues, and its rows where --n-seq is not given")
     add("--n-seq", metavar="S", help="rows of the MSA; with several stacks one number each, as 1024,128")
     if sizes:
@@ -46,7 +51,7 @@ def widths_of(given: list[str]) -> dict[str, int]:
     return out
 
 
-def device_of(name: str) -> tuple[Device, str]:
+def device_of(name: str) -> tuple[Device, Literal["cpu", "cuda"]]:
     """The device and its type. `cuda` asks torch which card this machine has."""
     if name == "cuda":
         from foldfit.profile.here import cuda_device
@@ -87,7 +92,16 @@ def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Prob
         stacks.append(Stack(name, spec.default_blocks if blocks is None else blocks, 0 if name == "pairformer" else r or 0, own))
     stored = {"tf32": "fp32"}.get(args.precision, args.precision)
     return Problem(
-        stacks=tuple(stacks), n_res=n_res, mode=args.mode, precision=args.precision, parameters=args.parameters or stored,
-        optimizer=args.optimizer, dropout=args.mode == "train", inputs="kept", batch=args.batch, device=device.name, device_type=kind,
+        stacks=tuple(stacks),
+        n_res=n_res,
+        mode=args.mode,
+        precision=args.precision,
+        parameters=args.parameters or stored,
+        optimizer=args.optimizer,
+        dropout=args.mode == "train",
+        inputs="kept",
+        batch=args.batch,
+        device=device.name,
+        device_type=kind,
         memory=parse_memory(args.memory, device.memory, device.reserved),
     ), device

@@ -50,8 +50,10 @@ def table(measured) -> str:
     from foldfit.units import format_bytes, format_seconds
 
     m = measured
-    return "\n".join([
-        f"{'':10}{'promised':>14}{'measured':>14}{'ratio':>8}",
-        f"{'peak':10}{format_bytes(m.promised_peak_bytes):>14}{format_bytes(m.peak_bytes):>14}{m.peak_bytes / m.promised_peak_bytes:>8.3f}",
-        f"{'time':10}{format_seconds(m.promised_seconds):>14}{format_seconds(m.seconds):>14}{m.seconds / m.promised_seconds if m.promised_seconds else 0:>8.3f}",
-    ])  # fmt: skip
+    lines = [f"{'':10}{'promised':>14}{'measured':>14}{'ratio':>8}"]
+    for name, text, promised, got in (
+        ("peak", format_bytes, m.promised_peak_bytes, m.peak_bytes),
+        ("time", format_seconds, m.promised_seconds, m.seconds),
+    ):
+        lines.append(f"{name:10}{text(promised):>14}{text(got):>14}{got / promised if promised else 0:>8.3f}")
+    return "\n".join(lines)

@@ -74,8 +74,8 @@ GPUS = (
     Device("L40S", 48 * GIB, 864e9, peaks(91.6, 183, 362), "NVIDIA L40S data sheet, 2023"),
     Device("RTX 3090", 24 * GIB, 936e9, peaks(35.6, 35.6, 71), "NVIDIA GA102 white paper, 2020 (fp32 accumulation)"),
     Device("RTX 4090", 24 * GIB, 1008e9, peaks(82.6, 82.6, 165.2), "NVIDIA Ada white paper, 2022 (fp32 accumulation)"),
-    Device("RTX 5090", 32 * GIB, 1792e9, peaks(104.8, 104.8, 209.5), "NVIDIA RTX Blackwell white paper, 2025 (fp32 accumulation)", host_link=50e9),
-    Device("H100", 80 * GIB, 3350e9, peaks(66.9, 494.7, 989.4), "NVIDIA H100 data sheet, 2023 (SXM); tensor peaks without sparsity", 450e9, 50e9),
+    Device("RTX 5090", 32 * GIB, 1792e9, peaks(104.8, 104.8, 209.5), "NVIDIA RTX Blackwell white paper, 2025 (as 4090)", host_link=50e9),
+    Device("H100", 80 * GIB, 3350e9, peaks(66.9, 494.7, 989.4), "NVIDIA H100 data sheet, 2023 (SXM), no sparsity", 450e9, 50e9),
     Device(
         "H200", 143771 * 2**20, 4.27e12, peaks(51, 418, 812),
         "measured on one, 2026-11-22: copy, 8192^3 products, links; memory by nvidia-smi (NVIDIA's data sheet of 2024: 141 GB, "

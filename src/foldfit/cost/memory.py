@@ -124,8 +124,7 @@ def sub_module_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, settin
     before = (setting.batch - 1) * one
     record = max((share.record() + (shared if share.sliced else 0)) if share else 0, shared + share_saved + update.record())
     back = max(
-        shared + share_saved + update.backward(shared_grads, kept=True),
-        (shared_grads + share.backward(0, kept=True)) if share else 0,
+        shared + share_saved + update.backward(shared_grads, kept=True), (shared_grads + share.backward(0, kept=True)) if share else 0
     )
     return Bytes(drop + cast + before + record, cast + before + one, drop + cast + before + back, drop + forward)
 

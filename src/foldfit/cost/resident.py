@@ -12,16 +12,16 @@ CUBLAS_WORKSPACE = {"H100": 32 * 2**20, "H200": 32 * 2**20, "B200": 32 * 2**20}
 
 CUBLAS_WORKSPACE_BEFORE = 4096 * 1024 * 2 + 16 * 1024 * 8
 
-LIBRARY_BUFFERS = {"infer": 2 * 2**20, "train": 6 * 2**20}
+LIBRARY_BUFFERS = 6 * 2**20
 """cuBLASLt's workspace, and the partial sums of layer norm's backward."""
 
 
 def workspace_bytes(problem: Problem) -> int:
-    """Of libraries, counted by the allocator: forward runs in the caller's thread, backward in autograd's."""
+    """Of libraries, counted by the allocator: a handle of the caller's thread and one of autograd's, which keeps its own
+    workspace once any backward has run in the process."""
     if problem.device_type == "cpu":
         return 0
-    handle = CUBLAS_WORKSPACE.get(problem.device, CUBLAS_WORKSPACE_BEFORE)
-    return (2 if problem.mode == "train" else 1) * handle + LIBRARY_BUFFERS[problem.mode]
+    return 2 * CUBLAS_WORKSPACE.get(problem.device, CUBLAS_WORKSPACE_BEFORE) + LIBRARY_BUFFERS
 
 
 def resident_bytes(problem: Problem, align: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -51,5 +51,3 @@ def resident_bytes(problem: Problem, align: int) -> tuple[dict[str, int], dict[s
         # The gradients of tensors that only later stacks have wait for the end.
         backward["waiting gradients"] = sum(size for name, size in outputs.items() if name != "z")
     return resident, backward
-
-

@@ -28,7 +28,9 @@ def flops(phase: Phase, spec: SubModuleSpec, axis: Axis, setting: Setting, rows:
     return forward, back
 
 
-def call_seconds(phase: Phase, spec: SubModuleSpec, axis: Axis, setting: Setting, rows: int, device: Device, precision: str) -> tuple[float, float]:
+def call_seconds(
+    phase: Phase, spec: SubModuleSpec, axis: Axis, setting: Setting, rows: int, device: Device, precision: str
+) -> tuple[float, float]:
     """Of one call on `rows` rows, forward and backward."""
     sizes = sizes_of(spec, axis, setting.shapes, rows)
     peak = device.peak(precision) * MATMUL_SHARE
@@ -42,7 +44,9 @@ def call_seconds(phase: Phase, spec: SubModuleSpec, axis: Axis, setting: Setting
     )
 
 
-def phase_seconds(phase: Phase, spec: SubModuleSpec, axis: Axis, rows: int, setting: Setting, device: Device, precision: str) -> tuple[float, float]:
+def phase_seconds(
+    phase: Phase, spec: SubModuleSpec, axis: Axis, rows: int, setting: Setting, device: Device, precision: str
+) -> tuple[float, float]:
     """Of all slices of one sample, forward and backward."""
     total = setting.shapes.axes[axis[0]][axis[1]]
     count, rest = divmod(total, min(rows, total))
@@ -53,7 +57,9 @@ def phase_seconds(phase: Phase, spec: SubModuleSpec, axis: Axis, rows: int, sett
     return forward, back
 
 
-def sub_module_seconds(spec: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Setting, device: Device, precision: str) -> tuple[float, float]:
+def sub_module_seconds(
+    spec: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Setting, device: Device, precision: str
+) -> tuple[float, float]:
     """(forward, backward) over the whole batch; the backward of a choice that recomputes has the forward in it again."""
     forward, back = phase_seconds(kernel.update, spec, spec.reads[0], choice.rows, setting, device, precision)
     if spec.shares and kernel.share:

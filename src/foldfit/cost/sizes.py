@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
+from foldfit.cost.expression import Sizes
 from foldfit.problem import Problem, Stack
 from foldfit.stacks import StackSpec, SubModuleSpec, stack_spec
 from foldfit.stacks.spec import Axis
-
-from foldfit.cost.expression import Sizes
 
 SDPA_PADDING = 8
 """Channels that ops/sdpa.py adds to a head for the key mask."""

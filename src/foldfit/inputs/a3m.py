@@ -67,8 +67,10 @@ def parse_a3m(data: bytes, source: str = "the alignment") -> Alignment:
             bodies[-1] += line
     if not bodies:
         raise BadInput(f"{source}: no sequences in it: expected an a3m alignment with the query first")
-    rows, deletions, seen = [], [], set()
-    kept = []
+    rows: list[np.ndarray] = []
+    deletions: list[np.ndarray] = []
+    seen: set[bytes] = set()
+    kept: list[str] = []
     for name, number, body in zip(names, lines_of, bodies, strict=True):
         row, deleted = parse_row(bytes(body), source, number)
         if rows and len(row) != len(rows[0]):

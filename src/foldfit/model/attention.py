@@ -10,7 +10,7 @@ from foldfit.ops import Ops
 class Attention(SubModule):
     """AF2 Suppl. Alg. 8 "MSAColumnAttention": no bias, nothing shared."""
 
-    def update(self, x: tuple[Tensor], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
+    def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n], shared ([n, h, k],) or () -> [r, n, c]."""
         y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
         o = ops.attention(
@@ -45,16 +45,13 @@ class RowAttentionWithPairBias(Attention):
 class GlobalAttention(SubModule):
     """AF2 Suppl. Alg. 19 "MSAColumnGlobalAttention": one averaged query a column, one key head."""
 
-    def update(self, x: tuple[Tensor], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
+    def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n] -> [r, n, c]."""
         y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
         weights = mask.float() / (mask.sum(1, keepdim=True, dtype=torch.float32) + 1e-10)
         mean = torch.bmm(weights.to(y.dtype)[:, None], y)[:, 0]  # [r, c]
         o = ops.global_attention(
-            ops.linear(mean, self.query_w, None),
-            ops.linear(y, self.key_w, None),
-            ops.linear(y, self.value_w, None),
-            mask,
+            ops.linear(mean, self.query_w, None), ops.linear(y, self.key_w, None), ops.linear(y, self.value_w, None), mask
         )
         gate = ops.gate(y, self.gating_w, self.gating_b)  # [r, n, h, d]
         return ops.linear(ops.gate_query(gate, o), self.output_w.flatten(0, 1), self.output_b)
@@ -68,10 +65,11 @@ class SingleAttention(SubModule):
         y = ops.layer_norm(x, self.norm_scale, self.norm_offset)
         return ops.linear(y, self.key_w, None), ops.linear(y, self.value_w, None), mask
 
-    def update(self, x: tuple[Tensor, Tensor], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
+    def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, c], [r, k, z]), mask [r], shared ([k, h, d], [k, h, d], [k]) -> [r, c]."""
         y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
         bias = ops.linear(ops.layer_norm(x[1], self.bias_norm_scale, self.bias_norm_offset), self.bias_w, None)
-        o = ops.single_attention(ops.linear(y, self.query_w, self.query_b), *shared[:2], bias, shared[2])
+        k, v, key_mask = shared
+        o = ops.single_attention(ops.linear(y, self.query_w, self.query_b), k, v, bias, key_mask)
         gate = ops.gate(y, self.gating_w, None)
         return ops.linear((gate * o).flatten(1), self.output_w.flatten(0, 1), None)

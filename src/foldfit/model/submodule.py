@@ -1,6 +1,7 @@
 """The base of every sub-module: its parameters, made from its spec."""
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,10 @@ class SubModule(nn.Module):
 
     Rows arrive with the mapped axis first; slices, recompute, offload and ranks are the runtime's business.
     """
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # the spec's parameters
 
     def __init__(self, spec: SubModuleSpec):
         super().__init__()

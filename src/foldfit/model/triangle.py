@@ -14,7 +14,7 @@ class TriangleMultiplication(SubModule):
         y = ops.layer_norm(x, self.norm_scale, self.norm_offset)
         return (ops.gated_linear(y, mask, self.right_w, self.right_gate_w, self.right_b, self.right_gate_b),)
 
-    def update(self, x: tuple[Tensor], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
+    def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n], shared ([R, u, n],) -> [r, n, c]."""
         y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
         a = ops.gated_linear(y, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b)
@@ -35,7 +35,7 @@ class OuterProductMean(SubModule):
         y = ops.layer_norm(x, self.norm_scale, self.norm_offset)
         return ops.masked_linear(y, mask, self.right_w, self.right_b), mask
 
-    def update(self, x: tuple[Tensor], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
+    def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n], shared ([R, p, n], [R, n]) -> [r, R, z]."""
         right, right_mask = shared
         n = x[0].shape[1]

@@ -24,7 +24,17 @@ def read_npz(source: "str | os.PathLike[str] | Weights") -> Weights:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, KeyError, TypeError, NotImplementedError, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        zipfile.BadZipFile,
+        EOFError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        NotImplementedError,
+        zlib.error,
+    ) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"not a readable .npz ({error})"
         raise BadInput(f"parameters {path}: {reason}; expected AlphaFold's params_model_N.npz") from None
 

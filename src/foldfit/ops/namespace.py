@@ -25,8 +25,8 @@ class Ops:
     """(gate [r, n, h, d], o [r, h, d]) -> gate * o, [r, n, h * d]"""
     single_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     """(q [r, h, d], k, v [k, h, d], bias [r, k, h], mask [k]) -> [r, h, d]"""
-    gated_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None], Tensor]
-    """(x [r, n, c], mask [r, n], w, gate_w [c, u], b, gate_b [u]) -> mask * (x w + b) * sigmoid(x gate_w + gate_b), as [r, u, n]"""
+    gated_linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+    """(x [r, n, c], mask [r, n], w, gate_w [c, u], b, gate_b [u] or None) -> mask * (x w + b) * sigmoid(x gate_w + gate_b), as [r, u, n]"""
     triangle: Callable[[Tensor, Tensor], Tensor]
     """(a [r, u, n], b [R, u, n]) -> sum over n of a b, as [r, R, u]"""
     masked_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]

@@ -1,9 +1,11 @@
-"""Pair-biased gated attention in Triton: the soft-max is never materialised, q, k, v and gate are read where the projection left them.
+"""Pair-biased gated attention in Triton: no soft-max in memory, and q, k, v and gate read where the projection left them.
 
-Online soft-max in tiles after Rabe & Staats (2021) and FlashAttention (Dao et al., 2022); the mathematics is AF2 Suppl. Alg. 7, lines 5-6
-(Alg. 8 without the bias). Statistics and accumulators are fp32 whatever the storage. The backward is triton_attention_backward.py.
+Soft-max in tiles after Rabe & Staats (2021) and FlashAttention (Dao et al., 2022); the mathematics is AF2 Suppl. Alg. 7,
+lines 5-6 (Alg. 8 without the bias). Statistics and accumulators are fp32 whatever the storage. The backward is
+triton_attention_backward.py.
 
-Shapes: r rows, n queries and keys, h heads, d head dim. In kernels: Q, K queries and keys of a tile, D the head dim padded for a matrix product.
+Shapes: r rows, n queries and keys, h heads, d head dim. In kernels: Q, K queries and keys of a tile, D the head dim
+padded for a matrix product. Strides are named for their tensor and axis: q_r, q_n, Q_H.
 """
 
 from dataclasses import dataclass
@@ -23,13 +25,17 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # TRITON_INTERPRET=1
 
 @dataclass(frozen=True)
 class Tile:
-    """One program's share, queries x keys of a row and head, and how it runs: warps, loads in flight, registers a thread (None: free)."""
+    """One program's share, queries x keys of a row and head, and how it runs."""
 
     queries: int
     keys: int
     warps: int
     stages: int
+    """Of the loads' pipeline: one tile more than are in flight."""
     registers: int | None = None
+    """At most so many a thread, that more programs fit a multiprocessor; None: as many as it takes."""
+    ahead: bool = False
+    """Forward only: start the next tile's q k before this one's exponentials."""
 
     @property
     def options(self) -> dict[str, int | None]:
@@ -37,10 +43,10 @@ class Tile:
 
 
 def forward_tile(n: int, d: int, dtype: torch.dtype) -> Tile:
-    """Measured on an NVIDIA H200 by benchmarks/attention_gpu.py."""
+    """Measured on an NVIDIA H200 (Triton 3.6, 2026-11-23) for 16 bits and d = 32; the others are guesses that run."""
     if dtype == torch.float32:
         return Tile(64, 32, 4, 2)
-    return Tile(64, 64, 4, 3, 128) if d <= 32 else Tile(64, 64, 4, 2)
+    return Tile(128, 32, 4, 3, 128) if d <= 32 else Tile(64, 64, 4, 2)
 
 
 def precision_of(dtype: torch.dtype) -> str:
@@ -61,11 +67,11 @@ def nearest_tf32(x):
 
 @triton.jit
 def dot(a, b, c, PRECISION: tl.constexpr):
-    """c + a b in fp32. Triton's interpreter would multiply bf16 as bit patterns: there the operands are widened, which is exact."""
+    """c + a b in fp32."""
     if a.dtype == tl.float32 and PRECISION == "tf32":
         a = nearest_tf32(a)
         b = nearest_tf32(b)
-    if INTERPRETED and a.dtype == tl.bfloat16:
+    if INTERPRETED and a.dtype == tl.bfloat16:  # Triton's interpreter would multiply the bit patterns
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, c, input_precision=PRECISION)
@@ -90,8 +96,8 @@ def count_leading_keys(mask, lead, n, mask_r, mask_n, BLOCK: tl.constexpr):
 def padding(mask, row, key, n, mask_r, mask_n, dead, HAS_MASK: tl.constexpr):
     """Which keys are real, and the logit of those that are not ([K], [K]).
 
-    A row without real keys is dead: its logits are all 0, which is the uniform soft-max of -1e9 + logits in fp32, and, unlike -1e9, leaves
-    a log-sum-exp that the backward can use.
+    A row without real keys is dead: its logits are all 0, which is the uniform soft-max of -1e9 + logits in fp32, and,
+    unlike -1e9, leaves a log-sum-exp that the backward can use.
     """
     real = key < n
     fill = tl.where(real, tl.where(dead, 0.0, PADDED), float("-inf"))
@@ -111,7 +117,7 @@ def unmasked_keys(lead, row, n, K: tl.constexpr, HAS_MASK: tl.constexpr):
 
 @triton.jit
 def load_tile(x, x_n, at, inside, channel, MASKED: tl.constexpr, WIDER: tl.constexpr):
-    """A tile of keys, values or biases from key `at`; x points to the first. Masks cost time: only where keys or channels may be missing."""
+    """A tile of keys or values from key `at`; x points to the first. Masks cost time: only where something may be missing."""
     x += at * x_n
     if MASKED:
         return tl.load(x, mask=inside & channel, other=0.0)
@@ -153,8 +159,9 @@ def forward_step(
 
 @triton.jit
 def forward_row(
-    q, k, v, bias, k_n, v_n, n, mask, row, mask_r, mask_n, split, dead, scale, K: tl.constexpr, DIM: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, EVEN: tl.constexpr, ONLINE: tl.constexpr, PRECISION: tl.constexpr,
+    q, k, v, bias, k_n, v_n, n, mask, row, mask_r, mask_n, split, dead, scale,
+    K: tl.constexpr, DIM: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, EVEN: tl.constexpr,
+    ONLINE: tl.constexpr, AHEAD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All keys; k [D, K], v [K, D] and bias [Q, K] point to the first tile.
 
@@ -169,21 +176,28 @@ def forward_row(
     channel = tl.arange(0, D) < DIM
     # A loop that may run zero times makes ptxas wait after every single matrix instruction: hence the ifs.
     if split > 0:
-        # The products of the next tile are under way while this one is exponentiated; the last tile's are made twice.
-        s = dot(q, load_tile(k, k_n, 0, key[None, :] < n, channel[:, None], False, D > DIM), None, PRECISION)
+        if AHEAD:
+            b_k = load_tile(k, k_n, 0, key[None, :] < n, channel[:, None], False, D > DIM)
+            s = dot(q, b_k, None, PRECISION)
         for i in range(0, split, K):
             at = tl.cast(i, tl.int64)
-            after = tl.cast(tl.minimum(i + K, split - K), tl.int64)
-            b_k = load_tile(k, k_n, after, key[None, :] < n, channel[:, None], False, D > DIM)
+            of_k = at
+            if AHEAD:  # the last tile's products are made twice
+                of_k = tl.cast(tl.minimum(i + K, split - K), tl.int64)
+            b_k = load_tile(k, k_n, of_k, key[None, :] < n, channel[:, None], False, D > DIM)
             b_v = load_tile(v, v_n, at, key[:, None] < n, channel[None, :], False, D > DIM)
             b_bias = b_v  # there is none
             if HAS_BIAS:
                 b_bias = tl.load(bias + at)
-            ahead = dot(q, b_k, None, PRECISION)
+            product = dot(q, b_k, None, PRECISION)
+            if not AHEAD:
+                s = product
             m, sums, acc = forward_step(
-                m, sums, acc, s, b_bias, b_v, i, n, mask, row, mask_r, mask_n, dead, scale, HAS_BIAS, HAS_MASK, False, ONLINE, PRECISION
-            )
-            s = ahead
+                m, sums, acc, s, b_bias, b_v, i, n, mask, row, mask_r, mask_n, dead, scale,
+                HAS_BIAS, HAS_MASK, False, ONLINE, PRECISION,
+            )  # fmt: skip
+            if AHEAD:
+                s = product
     if HAS_MASK or not EVEN:
         if split < n:
             for i in range(split, n, K):
@@ -193,10 +207,11 @@ def forward_row(
                 b_bias = b_v
                 if HAS_BIAS:
                     b_bias = tl.load(bias + at, mask=i + key[None, :] < n, other=0.0)
-                s = dot(q, b_k, None, PRECISION)
+                product = dot(q, b_k, None, PRECISION)
                 m, sums, acc = forward_step(
-                    m, sums, acc, s, b_bias, b_v, i, n, mask, row, mask_r, mask_n, dead, scale, HAS_BIAS, HAS_MASK, True, ONLINE, PRECISION
-                )
+                    m, sums, acc, product, b_bias, b_v, i, n, mask, row, mask_r, mask_n, dead, scale,
+                    HAS_BIAS, HAS_MASK, True, ONLINE, PRECISION,
+                )  # fmt: skip
     return m, sums, acc
 
 
@@ -206,13 +221,15 @@ def forward_kernel(
     rows, n, q_r, q_n, k_r, k_n, v_r, v_n, gate_r, gate_n, bias_n, mask_r, mask_n, scale,
     Q_H: tl.constexpr, K_H: tl.constexpr, V_H: tl.constexpr, GATE_H: tl.constexpr,
     H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, Q: tl.constexpr, K: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_LSE: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_LSE: tl.constexpr, EVEN: tl.constexpr,
+    AHEAD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries of one row and head. Tiles of a row run together (they share keys), heads apart (they share no bias).
+    """A tile of queries of one row and head. A row's tiles run together (they share keys), heads apart (they share no bias).
 
-    fp32 and bf16 hold exp(40) and exp(-40) as well as 1, so weights are first summed as they are, without the running maximum, which saves a
-    quarter of the instructions. Their sum says whether that was safe: inside 2**+-60 nothing has overflown, and what has underflown is
-    below rounding. Outside, the tile is run again with the maximum. fp16 has too few exponents for that.
+    fp32 and bf16 hold exp(40) and exp(-40) as well as 1, so weights are first summed as they are, without the running
+    maximum, which saves a quarter of the instructions. Their sum says whether that was safe: inside 2**+-60 nothing has
+    overflown, and what has underflown is below rounding. Outside, the tile is run again with the maximum. fp16 has too
+    few exponents for that.
     """
     tiles = tl.cdiv(n, Q)
     start = tl.program_id(0) % tiles * Q
@@ -224,26 +241,31 @@ def forward_kernel(
     channel = tl.arange(0, D)
     inside = (start + token < n)[:, None] & (channel < DIM)[None, :]
     # [Q, D]
-    b_q = tl.load(q + row * q_r + at * q_n + head * Q_H + token[:, None] * q_n + channel[None, :], mask=inside, other=0.0)
+    q = q + row * q_r + at * q_n + head * Q_H + token[:, None] * q_n + channel[None, :]
+    b_q = tl.load(q, mask=inside, other=0.0)
     # pointers [D, K], [K, D], [Q, K]; queries beyond n read the last query's bias
     k = k + row * k_r + head * K_H + key[None, :] * k_n + channel[:, None]
     v = v + row * v_r + head * V_H + key[:, None] * v_n + channel[None, :]
     if HAS_BIAS:
-        bias = bias + (at * H + head) * bias_n + tl.minimum(token, n - 1 - start)[:, None] * (H * bias_n) + key[None, :]
+        query = tl.minimum(token, n - 1 - start)
+        bias = bias + (at * H + head) * bias_n + query[:, None] * (H * bias_n) + key[None, :]
     split, dead = unmasked_keys(lead, row, n, K, HAS_MASK)
     ONLINE: tl.constexpr = b_q.dtype == tl.float16
     m, sums, acc = forward_row(
-        b_q, k, v, bias, k_n, v_n, n, mask, row, mask_r, mask_n, split, dead, scale, K, DIM, HAS_BIAS, HAS_MASK, EVEN, ONLINE, PRECISION
-    )
+        b_q, k, v, bias, k_n, v_n, n, mask, row, mask_r, mask_n, split, dead, scale,
+        K, DIM, HAS_BIAS, HAS_MASK, EVEN, ONLINE, AHEAD, PRECISION,
+    )  # fmt: skip
     if not ONLINE:
-        if not ((tl.max(sums) < 1152921504606846976.0) & (tl.min(sums) > 8.673617379884035e-19)):
+        if not ((tl.max(sums) < 1152921504606846976.0) & (tl.min(sums) > 8.673617379884035e-19)):  # NaN comes here too
             m, sums, acc = forward_row(
-                b_q, k, v, bias, k_n, v_n, n, mask, row, mask_r, mask_n, split, dead, scale, K, DIM, HAS_BIAS, HAS_MASK, EVEN, True, PRECISION
-            )
+                b_q, k, v, bias, k_n, v_n, n, mask, row, mask_r, mask_n, split, dead, scale,
+                K, DIM, HAS_BIAS, HAS_MASK, EVEN, True, AHEAD, PRECISION,
+            )  # fmt: skip
     total = tl.max(sums, 1)
     # [Q, D]
-    b_gate = tl.load(gate + row * gate_r + at * gate_n + head * GATE_H + token[:, None] * gate_n + channel[None, :], mask=inside, other=0.0)
-    acc = acc / (total[:, None] * (1 + tl.exp2(b_gate.to(tl.float32) * -LOG2E)))
+    gate = gate + row * gate_r + at * gate_n + head * GATE_H + token[:, None] * gate_n + channel[None, :]
+    b_gate = tl.load(gate, mask=inside, other=0.0).to(tl.float32)
+    acc = acc / (total[:, None] * (1 + tl.exp2(b_gate * -LOG2E)))
     o = o + ((row * n + at) * H + head) * DIM + token[:, None] * (H * DIM) + channel[None, :]
     tl.store(o, acc.to(o.dtype.element_ty), mask=inside)
     if HAS_LSE:
@@ -257,7 +279,7 @@ def check(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, ma
         if x.shape != q.shape or x.dtype != q.dtype:
             raise ValueError(f"{name} must be as q, {list(q.shape)} {q.dtype}. Got {list(x.shape)} {x.dtype}.")
         if x.stride(3) != 1 or max(x.stride(1), x.stride(2)) * 128 >= 2**31:
-            raise NotImplementedError(f"{name} needs a contiguous last dim and a token stride below 2**24. Got strides {x.stride()}.")
+            raise NotImplementedError(f"{name} needs a contiguous last dim, token strides < 2**24. Got {x.stride()}.")
     if bias is not None and (bias.shape != (n, h, n) or bias.dtype != q.dtype):
         raise ValueError(f"bias must be {[n, h, n]} {q.dtype}. Got {list(bias.shape)} {bias.dtype}.")
     if mask is not None and mask.shape != (r, n):
@@ -265,7 +287,7 @@ def check(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, ma
     if q.dtype not in (torch.float32, torch.bfloat16, torch.float16) or not 8 <= d <= 64:
         raise NotImplementedError(f"fp32, bf16 or fp16 with a head dim of 8 to 64. Got {q.dtype}, {d}.")
     if r * h * n >= 2**31 or h * n * 128 >= 2**31:
-        raise NotImplementedError(f"{r} rows of {n} tokens and {h} heads are more than a grid holds: use fewer rows at a time.")
+        raise NotImplementedError(f"{r} rows of {n} tokens and {h} heads are more than a grid holds. Use fewer rows.")
 
 
 def aligned(bias: Tensor) -> Tensor:
@@ -299,7 +321,10 @@ def attention_forward(
     keep: bool = False,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """As `attention`; lead: `leading_keys(mask)`. Returns o [r, n, h, d] and, to keep for the backward, the base-2 log-sum-exp [r, h, n] fp32."""
+    """As `attention`, unchecked and without autograd; lead: `leading_keys(mask)`.
+
+    Returns o [r, n, h, d] and, to keep for the backward, the base-2 log-sum-exp [r, h, n] in fp32.
+    """
     r, n, h, d = q.shape
     tile = tile or forward_tile(n, d, q.dtype)
     lead = leading_keys(mask) if lead is None else lead
@@ -312,13 +337,13 @@ def attention_forward(
         0 if bias is None else bias.stride(1), *((0, 0) if mask is None else mask.stride()), d**-0.5,
         Q_H=q.stride(2), K_H=k.stride(2), V_H=v.stride(2), GATE_H=gate.stride(2), H=h, DIM=d, D=padded_dim(d),
         Q=tile.queries, K=tile.keys, HAS_BIAS=bias is not None, HAS_MASK=mask is not None, HAS_LSE=keep,
-        EVEN=n % tile.keys == 0, PRECISION=precision_of(q.dtype), **tile.options,
+        EVEN=n % tile.keys == 0, AHEAD=tile.ahead, PRECISION=precision_of(q.dtype), **tile.options,
     )  # fmt: skip
     return o, lse
 
 
 class Attention(torch.autograd.Function):
-    """Keeps q, k, v, gate and bias as they came, o (which the next projection keeps too), 4 bytes a query and head, 4 a row."""
+    """Keeps q, k, v, gate, bias, mask and o (which the next projection keeps too), 4 bytes a query and head, 4 a row."""
 
     @staticmethod
     def forward(ctx, q, k, v, gate, bias, mask):
@@ -337,9 +362,10 @@ class Attention(torch.autograd.Function):
 def attention(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
     """sigmoid(gate) * soft-max(q k / sqrt(d) + bias + 1e9 (mask - 1)) v.
 
-    q, k, v, gate [r, n, h, d] with any strides but a contiguous last dim, q not scaled, gate before its sigmoid; bias [query, h, key] of the
-    same dtype, for all rows, or None; mask [r, n], 1 a key, 0 padding, or None. Returns o [r, n, h, d], contiguous. fp32 runs in tf32
-    unless `torch.get_float32_matmul_precision()` is "highest".
+    q, k, v, gate [r, n, h, d] with any strides but a contiguous last dim, q not scaled, gate before its sigmoid; bias
+    [query, h, key] of the same dtype, for all rows, or None; mask [r, n], 1 a key, 0 padding, or None. Returns o
+    [r, n, h, d], contiguous. fp32 runs in tf32 unless `torch.get_float32_matmul_precision()` is "highest".
+    Errors: see `check`.
     """
     check(q, k, v, gate, bias, mask)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, gate, bias)):

@@ -7,11 +7,11 @@ import msgspec
 
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import DoesNotFit
-from foldfit.plans import Plan
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import frontier as chain_frontier
 from foldfit.planner.options import OptionTable, option_table
 from foldfit.planner.policies import POLICIES
+from foldfit.plans import Plan
 from foldfit.problem import Problem
 from foldfit.units import format_bytes
 
@@ -27,7 +27,9 @@ def plan_problem(problem: Problem, device: Device | None = None, policy: str = "
         raise DoesNotFit(
             f"{error}; {fits}; give --memory {format_bytes(error.need, up=True)} or more"
             + ("" if policy == "auto" else ", or --policy auto"),
-            need=error.need, have=error.have, where=error.where,
+            need=error.need,
+            have=error.have,
+            where=error.where,
         ) from None
 
 
@@ -64,7 +66,9 @@ class Row:
     error: DoesNotFit | None
 
 
-def compare(problem: Problem, device: Device | None = None, policies: Iterable[str] = (), on_policy: Callable[[str], None] | None = None) -> list[Row]:
+def compare(
+    problem: Problem, device: Device | None = None, policies: Iterable[str] = (), on_policy: Callable[[str], None] | None = None
+) -> list[Row]:
     """Every policy side by side, `auto` last."""
     device = device or find_device(problem.device)
     table = option_table(problem, device)

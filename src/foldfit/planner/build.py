@@ -1,15 +1,16 @@
 """From an option table to a plan: the chain of abstract numbers, a policy's or a solver's schedule, its promise and bound."""
 
+from typing import cast
+
 from foldfit._version import __version__
 from foldfit.cost.resident import resident_bytes
 from foldfit.errors import BadInput, DoesNotFit
-from foldfit.plans import Bound, Choice, Plan, Promise
 from foldfit.planner.options import CUDA_ALIGN, OptionTable, StackOptions
 from foldfit.planner.policies import BlockChoice, block_choices, find_policy
 from foldfit.planner.simulate import simulate
 from foldfit.planner.solvers import SOLVERS
 from foldfit.planner.table import Chain, Forward, Record, Stage, Sub
-from foldfit.problem import Problem
+from foldfit.plans import Bound, Choice, Plan, Promise
 from foldfit.units import format_bytes
 
 Named = dict[str, tuple[Choice, ...]]
@@ -51,7 +52,7 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
         choices, schedule, bound_seconds = inference(table, chain, policy)
     elif policy == "auto":
         solution = SOLVERS[solver](chain, problem.memory)
-        choices, schedule, bound_seconds = solution.choices, solution.schedule, solution.bound_seconds
+        choices, schedule, bound_seconds = cast(Named, solution.choices), list(solution.schedule), solution.bound_seconds
     else:
         choices, schedule = policy_schedule(table, block_choices(table, find_policy(policy)(table)))
         solution = SOLVERS["chain"](chain, problem.memory)
@@ -60,14 +61,22 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
     if timeline.peak > problem.memory:
         raise DoesNotFit(
             f"policy {policy} needs {format_bytes(timeline.peak)} (at {timeline.peak_at}), the limit is {format_bytes(problem.memory)}",
-            need=timeline.peak, have=problem.memory, where=timeline.peak_at,
+            need=timeline.peak,
+            have=problem.memory,
+            where=timeline.peak_at,
         )
     resident, backward = resident_bytes(problem, CUDA_ALIGN if problem.device_type == "cuda" else 1)
     return Plan(
-        version=__version__, problem=problem, policy=policy, solver=solver if policy == "auto" else "none",
+        version=__version__,
+        problem=problem,
+        policy=policy,
+        solver=solver if policy == "auto" else "none",
         promised=Promise(timeline.peak, timeline.seconds, timeline.peak_at),
-        bound=Bound(bound_seconds, timeline.seconds / bound_seconds - 1), costs="modelled", resident=resident | backward,
-        choices=choices, schedule=tuple(schedule),
+        bound=Bound(bound_seconds, timeline.seconds / bound_seconds - 1),
+        costs="modelled",
+        resident=resident | backward,
+        choices=choices,
+        schedule=tuple(schedule),
     ).signed()
 
 
@@ -116,7 +125,10 @@ def inference(table: OptionTable, chain: Chain, policy: str) -> tuple[Named, lis
                 need = problem.memory - room + min(o.bytes.forward for o in sub.options)
                 raise DoesNotFit(
                     f"{stack.spec.name} needs {format_bytes(need)} (at {sub.spec.name}, in its thinnest slices), the limit is "
-                    f"{format_bytes(problem.memory)}", need=need, have=problem.memory, where=sub.spec.name,
+                    f"{format_bytes(problem.memory)}",
+                    need=need,
+                    have=problem.memory,
+                    where=sub.spec.name,
                 )
             options.append(min(fitting, key=lambda o: (o.seconds, o.bytes.forward)))
         bound += stack.blocks * sum(o.seconds for o in options)
@@ -125,5 +137,3 @@ def inference(table: OptionTable, chain: Chain, policy: str) -> tuple[Named, lis
         blocks = block_choices(table, find_policy(policy)(table))
     choices, schedule = policy_schedule(table, blocks)
     return choices, schedule, bound
-
-

@@ -1,8 +1,8 @@
 """The chain solver: the best persistent nested schedule over all options, with a certified lower bound.
 
-Two runs of tables.py on one grid: sizes rounded up for the plan, rounded down for the bound. The promise is simulate()'s,
-never the grid's; since rounding up wastes memory, the plan is taken from the last slot past the limit whose schedule
-still fits.
+Two runs of tables.py on one grid: sizes rounded up for the plan, rounded down for the bound. The promise is that of
+simulate(), never the grid's; since rounding up wastes memory, the plan is taken from the last slot past the limit whose
+schedule still fits.
 """
 
 import numpy as np
@@ -15,7 +15,8 @@ from foldfit.planner.tables import Blocks, Tables
 
 
 def solve(chain: Chain, limit: int, slots: int = SLOTS) -> Solution:
-    """The least seconds within `limit` bytes. Raises DoesNotFit with the least need found, ValueError for `slots` < 1."""
+    """The least seconds within `limit` bytes. Raises DoesNotFit with the least need found, ValueError
+    for `slots` < 1 or a sub-module that cannot be recorded."""
     grid = grid_within(chain, limit, slots)
     up = Tables(Blocks(chain), grid, up=True) if grid else None
     steps = fitting_plan(up, limit) if up else None
@@ -155,7 +156,7 @@ def thin_plan(chain: Chain, limit: int, slots: int) -> list[Step]:
 
 
 def least_memory(chain: Chain, slots: int = SLOTS) -> list[Step]:
-    """The steps of the least peak found: the chain DP on ever finer grids, until its smallest schedule is no smaller."""
+    """The steps of the least peak found: the chain DP on ever finer grids, until its smallest plan is no smaller."""
     blocks, room = Blocks(chain), all_kept(chain)
     best: list[Step] = []
     while True:

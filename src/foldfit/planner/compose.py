@@ -37,11 +37,11 @@ def needs_of(stage: Stage, kept: list[tuple[Record, ...]], forward: int, back: i
     """
     out, written, remaining = [], 0, 0
     for sub, options in zip(stage.subs, kept, strict=True):
-        need = [
-            max(forward + written + sub.written + max(o.inter, o.saved), back + remaining + max(o.back, o.saved)) for o in options
-        ]
+        recorded = np.array([max(o.inter, o.saved) for o in options], dtype=np.int64) + forward + written + sub.written
+        behind = np.array([max(o.back, o.saved) for o in options], dtype=np.int64) + back + remaining
+        saved = np.array([o.saved for o in options], dtype=np.int64)
         seconds = np.array([o.seconds + o.back_seconds for o in options])
-        out.append(SubNeeds(options, np.array(need, dtype=np.int64), np.array([o.saved for o in options], dtype=np.int64), seconds))
+        out.append(SubNeeds(options, np.maximum(recorded, behind), saved, seconds))
         written += sub.written
         remaining += 0 if handed_over and sub.final else sub.written
     return out
@@ -67,10 +67,11 @@ class BlockTable:
         self.preserved = grid.slots_of(self.written, up, saved)
         self.first = int(self.preserved[0])
         self.rows, self.best = self.compose()
+        self.walked: dict[int, tuple[np.ndarray, int, list[np.ndarray]]] = {}
 
     def compose(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rows worth having, and the least seconds whatever is preserved. A block that nothing follows may have more
-        bytes at hand in its recorded run than backward then starts from."""
+        """The rows worth having, and the least seconds whatever is preserved: a block that nothing follows may preserve
+        more than its backward starts from."""
         grid, starts = self.grid, np.flatnonzero(np.diff(self.preserved, prepend=self.first - 1))
         table = np.full((len(starts), grid.last + 1), np.inf)
         q = 0
@@ -110,9 +111,11 @@ class BlockTable:
 
     def choose(self, slot: int, preserved: int | None) -> tuple[Record, ...]:
         """The options behind a finite T[preserved, slot], or behind `best` with None."""
-        history: list[np.ndarray] = []
         q = min(slot, self.top)
-        cells, low = self.slacks(q, 1, history)
+        if q not in self.walked:
+            history: list[np.ndarray] = []
+            self.walked[q] = *self.slacks(q, 1, history), history
+        cells, low, history = self.walked[q]
         saved = np.arange(self.most + 1) if preserved is None else np.flatnonzero(self.preserved == preserved)
         columns = q * self.grid.ratio + self.grid.ratio - saved - low
         columns = columns[columns >= 0]

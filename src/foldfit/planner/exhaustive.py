@@ -1,7 +1,7 @@
 """Exact search over all persistent nested schedules of a tiny chain: what the other solvers are tested against.
 
-Persistent: what is kept stays until its block's backward. Nested: the schedule goes back only in the backward phase, and
-only to the last input kept. The search is A* over the states of the simulator; its estimate, the least seconds of every
+Persistent: what is kept stays until its block's backward. Nested: the schedule goes back only in the backward phase,
+and only to the last input kept. The search is A* over the states of the simulator; its estimate, the least seconds of every
 record and backward still to come, is never too high.
 """
 
@@ -66,7 +66,8 @@ class Search:
         most = max(len(c) for choices in (self.runs, self.records) for c in choices.values())
         if len(self.blocks) > MOST_BLOCKS or most > MOST_CHOICES:
             raise ValueError(
-                f"the exhaustive solver takes at most {MOST_BLOCKS} blocks of {MOST_CHOICES} combinations, got {len(self.blocks)} of {most}"
+                f"the exhaustive solver takes at most {MOST_BLOCKS} blocks of {MOST_CHOICES} combinations, "
+                f"got {len(self.blocks)} of {most}"
             )
         every = [Step("run", 0, c) for cs in (*self.runs.values(), *self.records.values()) for c in cs]
         names, lines = write(every)
@@ -140,8 +141,8 @@ def solve(chain: Chain, limit: int, slots: int = SLOTS) -> Solution:
         timeline = timeline_of(chain, least)
         raise DoesNotFit(
             f"the least memory for training is {timeline.peak} bytes (at {timeline.peak_at}), the limit is {limit}",
-            need=timeline.peak, have=limit, where=timeline.peak_at,
+            need=timeline.peak,
+            have=limit,
+            where=timeline.peak_at,
         )
     return solved(chain, steps, timeline_of(chain, steps).seconds)
-
-

@@ -1,7 +1,7 @@
 """Slots of memory: how bytes become the few hundred steps that the chain's tables run over."""
 
 from dataclasses import dataclass
-from math import isqrt
+from math import isqrt, sqrt
 
 import numpy as np
 
@@ -70,7 +70,9 @@ def make_grid(chain: Chain, top: int, slots: int = SLOTS) -> Grid:
     state = max(chain.runs, key=lambda run: run[1])[0].state
     parts = max(1, round(state / wanted))
     unit, parts = (state, parts) if 0.5 <= state / parts / wanted <= 2 else (wanted, 1)
-    ratio = max(1, round(unit * slots / (parts * max(1, span))))
+    # Of a memory many times the largest record many are alive, each with the rounding of its sub-modules.
+    finer = min(2, max(1, sqrt(top / max(1, span)) / 1.5))
+    ratio = max(1, round(finer * unit * slots / (parts * max(1, span))))
     count = top * parts // unit
     return Grid(top, count, count + count // BEYOND + 1, ratio, parts * ratio, unit)
 
@@ -78,7 +80,6 @@ def make_grid(chain: Chain, top: int, slots: int = SLOTS) -> Grid:
 def all_kept(chain: Chain) -> int:
     """Bytes beyond base_backward that are enough for any schedule that keeps everything."""
     peaks = (
-        stage.state + largest_record(stage) + max(max(r.inter, r.back) for sub in stage.subs for r in sub.record)
-        for stage, _ in chain.runs
+        stage.state + largest_record(stage) + max(max(r.inter, r.back) for sub in stage.subs for r in sub.record) for stage, _ in chain.runs
     )
     return sum(count * (largest_record(stage) + stage.state) for stage, count in chain.runs) + max(peaks)

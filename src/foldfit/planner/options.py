@@ -70,7 +70,11 @@ def option_table(problem: Problem, device: Device) -> OptionTable:
 def setting_of(problem: Problem, shapes: Shapes) -> Setting:
     stored = {"fp32": "fp32", "tf32": "fp32"}.get(problem.precision, problem.precision)
     return Setting(
-        shapes, problem.itemsize, problem.batch, cast=stored != problem.parameters, dropout=problem.dropout,
+        shapes,
+        problem.itemsize,
+        problem.batch,
+        cast=stored != problem.parameters,
+        dropout=problem.dropout,
         align=CUDA_ALIGN if problem.device_type == "cuda" else 1,
     )
 

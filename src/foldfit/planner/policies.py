@@ -40,7 +40,9 @@ def policy(function: Policy) -> Policy:
 
 def find_option(sub: SubModuleOptions, *, rows: int | None = None, recompute: bool = False, kernel: str = "reference") -> Option:
     """The option of that kernel with at most `rows` rows a slice (None: all) that keeps or recomputes."""
-    fitting = [o for o in sub.options if o.choice.kernel == kernel and o.choice.recompute == recompute and (rows is None or o.choice.rows <= rows)]
+    fitting = [
+        o for o in sub.options if o.choice.kernel == kernel and o.choice.recompute == recompute and (rows is None or o.choice.rows <= rows)
+    ]
     if not fitting:
         raise BadInput(f"{sub.spec.name} has no option of kernel {kernel!r} with at most {rows} rows a slice")
     return max(fitting, key=lambda o: o.choice.rows)

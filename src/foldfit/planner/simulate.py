@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from foldfit.planner.table import Chain, Forward, Record, Stage
+from foldfit.planner.table import Chain, Forward, Record
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Frontier:
     complete: bool = False
 
     def at(self, limit: int) -> tuple[float, float]:
-        """(seconds, bound) at a limit in bytes: what the last slot below it reaches, what the next one above can at best."""
+        """(seconds, bound) at a limit in bytes: those of the last slot below it, and of the next one above."""
         below = int(np.searchsorted(self.limits, limit, side="right")) - 1
         above = int(np.searchsorted(self.limits, limit, side="left"))
         seconds = float(self.seconds[below]) if below >= 0 else float("inf")
@@ -45,7 +45,7 @@ class Frontier:
 
 @dataclass(frozen=True)
 class Solution:
-    """A plan in abstract numbers: `peak` bytes and `seconds` are those of simulate(), `peak_at` the step and sub-module.
+    """A plan in abstract numbers. `peak` bytes, `peak_at` (sub-module and step) and `seconds` are those of simulate().
 
     `bound_seconds`: no persistent nested schedule over the same options that fits takes less.
     """
@@ -116,9 +116,7 @@ def solved(chain: Chain, steps: Sequence[Step], bound: float, frontier: Frontier
     """The solution that the steps are. A bound above their seconds can only be rounding of floats."""
     choices, schedule = write(steps)
     timeline = simulate(chain, choices, schedule)
-    return Solution(
-        choices, schedule, timeline.seconds, timeline.peak, timeline.peak_at, min(bound, timeline.seconds), frontier
-    )
+    return Solution(choices, schedule, timeline.seconds, timeline.peak, timeline.peak_at, min(bound, timeline.seconds), frontier)
 
 
 Walk = Callable[[int], list[Step]]

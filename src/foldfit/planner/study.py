@@ -2,7 +2,7 @@
 
 Every sub-module of every block is recorded once, and the memory is the largest intermediate r plus the sum of all that
 is preserved, whatever the moment: an upper bound on simulate()'s peak, without recomputing blocks. For a level that no
-intermediate may exceed, what is left is a knapsack over preserved bytes, and n equal blocks are its n-th (min, +) power.
+intermediate may exceed, what is left is a knapsack over preserved bytes; n equal blocks are its n-th (min, +) power.
 """
 
 from collections.abc import Sequence

@@ -73,7 +73,7 @@ def same_blocks(a: Stage, b: Stage) -> bool:
 
 
 class Tables:
-    """C and F over a grid, with sizes rounded `up` (plans) or down (bounds). `needs`: shared between the two."""
+    """C and F over a grid, with sizes rounded `up` (plans) or down (bounds)."""
 
     def __init__(self, blocks: Blocks, grid: Grid, up: bool) -> None:
         self.blocks, self.grid, self.up = blocks, grid, up
@@ -88,9 +88,13 @@ class Tables:
         self.last_record = self.table(blocks.stages[last], kept[last], earlier, True)
         self.run = [PlainRun(stage, grid, stage.state) for stage in blocks.stages]
         self.first_run = [PlainRun(stage, grid, earlier) for stage in blocks.stages]
+        self.fill()
+
+    def fill(self) -> None:
+        """C and F from the blocks' tables."""
         self.part: dict[int, np.ndarray] = {}
+        self.suffix: list[np.ndarray] = [np.empty(0)] * len(self.blocks)
         self.fill_parts()
-        self.suffix: list[np.ndarray] = [np.empty(0)] * len(blocks)
         self.fill_suffixes()
 
     def table(self, stage: Stage, kept: list, forward: int, handed_over: bool) -> BlockTable:

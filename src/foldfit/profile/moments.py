@@ -113,7 +113,9 @@ def calls_of(spec: SubModuleSpec, module: SubModule, kernel: str, sizes: dict[st
     if single:
         shared = [s.view(whole, sizes["h"], sizes["d"]) if s.dim() == 2 else s for s in shared]
     split = len(x)
-    out = {"update": (lambda a: (module.update(tuple(a[:split]), mask, tuple(a[split:]), ops),), x + shared, spec.shared_masks)}
+    out: dict[str, tuple[Any, list[Tensor], int]] = {
+        "update": (lambda a: (module.update(tuple(a[:split]), mask, tuple(a[split:]), ops),), x + shared, spec.shared_masks)
+    }
     if spec.shares:
         rows = rand(r, c) if single else rand(r, n, sizes["z"] if spec.kind == "row_attention" else c)
         out = {"share": (lambda a: module.share(a[0], mask, ops), [rows], 0), **out}

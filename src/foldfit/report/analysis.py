@@ -103,7 +103,9 @@ def analyze_stack(problem: Problem, index: int) -> Analysis:
     output = sum(shapes.elements(name) for name in shapes.axes)
     remarks = []
     if stack.name == "evoformer":
-        remarks.append(f"the study's table gives an Evoformer block under 1 M parameters; with all biases and gates it has {parameters / 1e6:.2f} M")
+        remarks.append(
+            f"the study's table gives an Evoformer block under 1 M parameters; with all biases and gates it has {parameters / 1e6:.2f} M"
+        )
         remarks.append(
             "the study's 6 s r^2 c_z for the outputs inside a block has an s too many: the pair has no sequence axis, "
             f"so it is 6 r^2 c_z, {s} times less"

@@ -26,7 +26,9 @@ def memory_picture(plan: Plan, measured: dict[str, Any], path: "str | os.PathLik
     promised = plan.promised.peak_bytes / 2**20
     figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
     axes.fill_between(range(len(peaks)), peaks, step="mid", color=BLUE, alpha=0.25, linewidth=0)
-    axes.step(range(len(peaks)), peaks, where="mid", color=BLUE, linewidth=1, label=f"measured, peak {format_bytes(measured['peak_bytes'])}")
+    axes.step(
+        range(len(peaks)), peaks, where="mid", color=BLUE, linewidth=1, label=f"measured, peak {format_bytes(measured['peak_bytes'])}"
+    )
     axes.axhline(promised, color=ORANGE, linestyle="--", linewidth=1.2, label=f"promised, {format_bytes(plan.promised.peak_bytes)}")
     axes.axhline(plan.problem.memory / 2**20, color=GREY, linewidth=1.2, label=f"limit, {format_bytes(plan.problem.memory)}")
     turn = next((i for i, step in enumerate(measured["steps"]) if step["step"].startswith("backward")), None)
@@ -37,7 +39,9 @@ def memory_picture(plan: Plan, measured: dict[str, Any], path: "str | os.PathLik
     if plan.problem.memory / 2**20 <= axes.get_ylim()[1]:
         axes.set_ylim(0, 1.12 * plan.problem.memory / 2**20)
     stacks = " + ".join(f"{s.blocks} x {s.name}" for s in plan.problem.stacks)
-    axes.set_title(f"{stacks}, {plan.problem.n_res} residues, {plan.problem.mode}, {plan.problem.precision}, policy {plan.policy}", fontsize=10)
+    axes.set_title(
+        f"{stacks}, {plan.problem.n_res} residues, {plan.problem.mode}, {plan.problem.precision}, policy {plan.policy}", fontsize=10
+    )
     axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")

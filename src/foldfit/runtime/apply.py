@@ -182,7 +182,13 @@ def backward(call: Call, state: State, kept: Kept | None, grads: State, gradient
 
 
 def backward_updates(
-    call: Call, module: SubModule, state: State, kept: Kept | None, shared: tuple[Tensor, ...], sample: int, grads: State,
+    call: Call,
+    module: SubModule,
+    state: State,
+    kept: Kept | None,
+    shared: tuple[Tensor, ...],
+    sample: int,
+    grads: State,
     gradients: Gradients,
 ) -> list[Tensor]:
     """Returns the gradient of what is shared."""

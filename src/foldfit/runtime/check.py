@@ -93,5 +93,7 @@ def check_inputs(trunk: "Trunk", plan: Plan, state: State, masks: State, train: 
     if len(out["z"]) != problem.batch:
         raise BadInput(f"the plan is for a batch of {problem.batch}, got {len(out['z'])}")
     if problem.parameters != {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}.get(next(trunk.parameters()).dtype):
-        raise BadInput(f"the plan has parameters in {problem.parameters}, the model in {next(trunk.parameters()).dtype}: plan again, or call .to()")
+        raise BadInput(
+            f"the plan has parameters in {problem.parameters}, the model in {next(trunk.parameters()).dtype}: plan again, or call .to()"
+        )
     return batch, out, out_masks

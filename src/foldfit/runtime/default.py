@@ -36,11 +36,20 @@ def default_plan(trunk: "Trunk", state: dict[str, Tensor], mode: Mode) -> Plan:
     sample = z.shape[:-3].numel() if z.dim() > 3 else 1
     sizes = {"n_seq": state["m"].shape[-3] if "m" in state else 0, "n_extra": state["e"].shape[-3] if "e" in state else 0}
     problem = Problem(
-        stacks=trunk.stacks(**sizes), n_res=n_res, mode=mode, precision=storage(z),  # type: ignore[arg-type]
+        stacks=trunk.stacks(**sizes),
+        n_res=n_res,
+        mode=mode,
+        precision=storage(z),  # type: ignore[arg-type]
         parameters=storage(next(trunk.parameters())),  # type: ignore[arg-type]
-        dropout=mode == "train", batch=sample, device=z.device.type, device_type="cuda" if z.is_cuda else "cpu", memory=UNLIMITED,
+        dropout=mode == "train",
+        batch=sample,
+        device=z.device.type,
+        device_type="cuda" if z.is_cuda else "cpu",
+        memory=UNLIMITED,
     )
-    names, choices, schedule = {}, {}, []
+    names: dict[str, str] = {}
+    choices: dict[str, tuple[Choice, ...]] = {}
+    schedule: list[str] = []
     for spec, stack in zip(trunk.specs, problem.stacks, strict=True):
         names[spec.name] = chr(ord("a") + len(choices))
         lengths = [state[sub.reads[0][0]].shape[sub.reads[0][1] - len(spec.state[sub.reads[0][0]])] for sub in spec.sub_modules]
@@ -52,6 +61,14 @@ def default_plan(trunk: "Trunk", state: dict[str, Tensor], mode: Mode) -> Plan:
     if mode == "train":
         steps += [f"backward {i}" for i in reversed(range(len(schedule)))]
     return Plan(
-        version=__version__, problem=problem, policy="default", solver="none", promised=Promise(UNLIMITED, 0.0), bound=None,
-        costs="modelled", resident={}, choices=choices, schedule=tuple(steps),
+        version=__version__,
+        problem=problem,
+        policy="default",
+        solver="none",
+        promised=Promise(UNLIMITED, 0.0),
+        bound=None,
+        costs="modelled",
+        resident={},
+        choices=choices,
+        schedule=tuple(steps),
     ).signed()

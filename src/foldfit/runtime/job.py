@@ -53,7 +53,7 @@ def job_of(plan: Plan, msa: str | None = None, weights: str | None = None, seed:
 
 
 def random_inputs(model: Trunk, plan: Plan) -> dict[str, Tensor]:
-    out = {}
+    out: dict[str, Tensor] = {}
     batch = (plan.problem.batch,) if plan.problem.batch > 1 else ()
     for spec, stack in zip(model.specs, plan.problem.stacks, strict=True):
         numbers = {"n_seq": stack.rows, "n_extra": stack.rows, "n_res": plan.problem.n_res, **spec.widths}
@@ -83,7 +83,9 @@ def optimizer_of(model: Trunk, name: str) -> torch.optim.Optimizer | None:
     """With its state allocated, as in every step but the first."""
     if name == "none":
         return None
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3) if name == "sgd" else torch.optim.Adam(model.parameters(), lr=1e-5, foreach=False)
+    optimizer = (
+        torch.optim.SGD(model.parameters(), lr=1e-3) if name == "sgd" else torch.optim.Adam(model.parameters(), lr=1e-5, foreach=False)
+    )
     for p in model.parameters() if name == "adam" else ():
         optimizer.state[p] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
     return optimizer

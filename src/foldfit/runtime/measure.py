@@ -68,8 +68,13 @@ def split_inputs(model: Trunk, inputs: Mapping[str, Tensor] | Sequence[Tensor]) 
 
 
 def measure(
-    model: Trunk, inputs: Mapping[str, Tensor] | Sequence[Tensor], plan: Plan, *, repeat: int = 1,
-    optimizer: torch.optim.Optimizer | None = None, on_step: Callable[[str, str], None] | None = None,
+    model: Trunk,
+    inputs: Mapping[str, Tensor] | Sequence[Tensor],
+    plan: Plan,
+    *,
+    repeat: int = 1,
+    optimizer: torch.optim.Optimizer | None = None,
+    on_step: Callable[[str, str], None] | None = None,
 ) -> Measured:
     """Runs the plan once under a meter and `repeat` times against the clock.
 
@@ -122,10 +127,16 @@ def measure(
         times.append(clock(cuda) - start)
     times.sort()
     return Measured(
-        peak_bytes=max([last, *(s.peak_bytes for s in steps)]), seconds=times[len(times) // 2],
-        spread=times[(3 * len(times)) // 4] - times[len(times) // 4], repeat=repeat,
-        promised_peak_bytes=plan.promised.peak_bytes, promised_seconds=plan.promised.seconds, activation_bytes=activation,
-        device=torch.cuda.get_device_name() if cuda else "cpu", versions={"foldfit": __version__, "torch": str(torch.__version__)}, steps=tuple(steps),
+        peak_bytes=max([last, *(s.peak_bytes for s in steps)]),
+        seconds=times[len(times) // 2],
+        spread=times[(3 * len(times)) // 4] - times[len(times) // 4],
+        repeat=repeat,
+        promised_peak_bytes=plan.promised.peak_bytes,
+        promised_seconds=plan.promised.seconds,
+        activation_bytes=activation,
+        device=torch.cuda.get_device_name() if cuda else "cpu",
+        versions={"foldfit": __version__, "torch": str(torch.__version__)},
+        steps=tuple(steps),
     )
 
 

@@ -22,7 +22,8 @@ DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, 
 
 class Trunk(nn.Module):
     """Stacks in a row. `stacks`: (name, blocks, widths that differ from the defaults). The state has the tensors of the
-    stacks' specs, the result those of the last stack's: `m` [n_seq, n_res, c_m], `e` [n_extra, n_res, c_e], `s` [n_res, c_s], `z` [n_res, n_res, c_z]."""
+    stacks' specs, the result those of the last stack's: `m` [n_seq, n_res, c_m], `e` [n_extra, n_res, c_e], `s` [n_res, c_s],
+    `z` [n_res, n_res, c_z]."""
 
     def __init__(self, *stacks: tuple[str, int, dict[str, int]]) -> None:
         super().__init__()

@@ -1,11 +1,13 @@
 """What a trunk is, as data. `stack_spec("evoformer", c_m=64)` gives one with some of AF2's widths changed."""
 
+from collections.abc import Callable
+
 from foldfit.errors import BadInput
 from foldfit.stacks.evoformer import evoformer, extra_msa
 from foldfit.stacks.pairformer import pairformer
 from foldfit.stacks.spec import Kernel, Parameter, Phase, StackSpec, SubModuleSpec
 
-STACKS = {"evoformer": evoformer, "extra_msa": extra_msa, "pairformer": pairformer}
+STACKS: dict[str, Callable[..., StackSpec]] = {"evoformer": evoformer, "extra_msa": extra_msa, "pairformer": pairformer}
 
 
 def stack_spec(name: str, **widths: int) -> StackSpec:

@@ -5,15 +5,21 @@ from foldfit.stacks.spec import Axis, Parameter, SubModuleSpec
 
 
 def norm(prefix: str, key: str, dim: str = "c") -> dict[str, Parameter | None]:
-    return {
-        f"{prefix}_scale": Parameter(dim, f"{key}//scale", "ones"),
-        f"{prefix}_offset": Parameter(dim, f"{key}//offset", "zeros"),
-    }
+    return {f"{prefix}_scale": Parameter(dim, f"{key}//scale", "ones"), f"{prefix}_offset": Parameter(dim, f"{key}//offset", "zeros")}
 
 
 def attention(
-    name: str, algorithm: str, reads: Axis, c: int, heads: int, dim: int, *, bias_from: Axis | None = None, c_bias: int = 0,
-    biases: bool = True, dropout: float = 0.0,
+    name: str,
+    algorithm: str,
+    reads: Axis,
+    c: int,
+    heads: int,
+    dim: int,
+    *,
+    bias_from: Axis | None = None,
+    c_bias: int = 0,
+    biases: bool = True,
+    dropout: float = 0.0,
 ) -> SubModuleSpec:
     """Gated attention of `reads`' rows. `bias_from`: what the pair bias is a projection of; the triangle attentions share
     the layer norm of their rows with it, the row attention has one of its own. `biases`: AF2 has them, AF3 not."""
@@ -28,10 +34,23 @@ def attention(
     parameters["output_w"] = Parameter("h d c", "attention//output_w")
     parameters["output_b"] = Parameter("c", "attention//output_b", "zeros") if biases else None
     kind = "triangle_attention" if triangle else "row_attention" if bias_from else "column_attention"
-    kernels_of = {"triangle_attention": kernels.TRIANGLE_ATTENTION, "row_attention": kernels.ROW_ATTENTION, "column_attention": kernels.COLUMN_ATTENTION}
+    kernels_of = {
+        "triangle_attention": kernels.TRIANGLE_ATTENTION,
+        "row_attention": kernels.ROW_ATTENTION,
+        "column_attention": kernels.COLUMN_ATTENTION,
+    }
     return SubModuleSpec(
-        name, kind, algorithm, (reads,), reads, {"c": c, "z": c_bias or c, "h": heads, "d": dim, "e": heads * dim}, parameters,
-        kernels_of[kind], shares=bias_from, shared=("R h n",) if bias_from else (), dropout=dropout,
+        name,
+        kind,
+        algorithm,
+        (reads,),
+        reads,
+        {"c": c, "z": c_bias or c, "h": heads, "d": dim, "e": heads * dim},
+        parameters,
+        kernels_of[kind],
+        shares=bias_from,
+        shared=("R h n",) if bias_from else (),
+        dropout=dropout,
     )
 
 
@@ -59,6 +78,15 @@ def single_attention(name: str, algorithm: str, tokens: Axis, pair: Axis, c: int
     parameters["output_w"] = Parameter("h d c")
     widths = {"c": c, "z": c_z, "h": heads, "d": dim, "e": heads * dim}
     return SubModuleSpec(
-        name, "single_attention", algorithm, (tokens, pair), tokens, widths, parameters, kernels.SINGLE_ATTENTION,
-        shares=tokens, shared=("R e", "R e", "R"), shared_masks=1,
+        name,
+        "single_attention",
+        algorithm,
+        (tokens, pair),
+        tokens,
+        widths,
+        parameters,
+        kernels.SINGLE_ATTENTION,
+        shares=tokens,
+        shared=("R e", "R e", "R"),
+        shared_masks=1,
     )

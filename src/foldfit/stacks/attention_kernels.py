@@ -11,18 +11,10 @@ ROW_SHARE = Phase(
     calls=3,
     back_moves="4 r n h + 5 r n z + 2 h z + 2 r n + 4 z",
     back_calls=4,
-    forward=(
-        "r n z + f32 2 r n",
-        "2 r n h + r n z",
-    ),
-    record=(
-        "2 r n h + r n z + f32 2 r n",
-    ),
+    forward=("r n z + f32 2 r n", "2 r n h + r n z"),
+    record=("2 r n h + r n z + f32 2 r n",),
     saved="r n z + f32 2 r n",
-    backward=(
-        "r n h + 2 r n z + f32 2 r n + h z",
-        "2 r n z + f32 2 r n + h z + 2 z",
-    ),
+    backward=("r n h + 2 r n z + f32 2 r n + h z", "2 r n z + f32 2 r n + h z + 2 z"),
 )
 
 UPDATE = Phase(
@@ -107,16 +99,8 @@ TRIANGLE_SHARE = Phase(
     calls=3,
     back_moves="4 r n h + 5 r n c + 2 h c + 2 r n + 4 c",
     back_calls=4,
-    forward=(
-        "r n c + f32 2 r n",
-        "2 r n h + r n c",
-    ),
-    record=(
-        "2 r n h + r n c + f32 2 r n",
-    ),
+    forward=("r n c + f32 2 r n", "2 r n h + r n c"),
+    record=("2 r n h + r n c + f32 2 r n",),
     saved="r n c + f32 2 r n",
-    backward=(
-        "r n h + 2 r n c + f32 2 r n + h c",
-        "2 r n c + f32 2 r n + h c + 2 c",
-    ),
+    backward=("r n h + 2 r n c + f32 2 r n + h c", "2 r n c + f32 2 r n + h c + 2 c"),
 )

@@ -14,14 +14,20 @@ def anywhere(update: Phase, share: Phase | None = None) -> dict[str, Kernel]:
     return {"cpu": Kernel(update, share), "cuda": Kernel(update, share)}
 
 
-COLUMN_ATTENTION: Kernels = {"reference": anywhere(attention.UNBIASED_UPDATE), "sdpa": {"cpu": Kernel(sdpa.UNBIASED_UPDATE), "cuda": Kernel(sdpa.CUDA_UNBIASED_UPDATE)}}
+COLUMN_ATTENTION: Kernels = {
+    "reference": anywhere(attention.UNBIASED_UPDATE),
+    "sdpa": {"cpu": Kernel(sdpa.UNBIASED_UPDATE), "cuda": Kernel(sdpa.CUDA_UNBIASED_UPDATE)},
+}
 ROW_ATTENTION: Kernels = {
     "reference": anywhere(attention.UPDATE, attention.ROW_SHARE),
     "sdpa": {"cpu": Kernel(sdpa.CPU_UPDATE, attention.ROW_SHARE), "cuda": Kernel(sdpa.CUDA_UPDATE, attention.ROW_SHARE, multiple=8)},
 }
 TRIANGLE_ATTENTION: Kernels = {
     "reference": anywhere(attention.UPDATE, attention.TRIANGLE_SHARE),
-    "sdpa": {"cpu": Kernel(sdpa.CPU_UPDATE, attention.TRIANGLE_SHARE), "cuda": Kernel(sdpa.CUDA_UPDATE, attention.TRIANGLE_SHARE, multiple=8)},
+    "sdpa": {
+        "cpu": Kernel(sdpa.CPU_UPDATE, attention.TRIANGLE_SHARE),
+        "cuda": Kernel(sdpa.CUDA_UPDATE, attention.TRIANGLE_SHARE, multiple=8),
+    },
 }
 GLOBAL_ATTENTION: Kernels = {"reference": anywhere(single.GLOBAL_UPDATE)}
 SINGLE_ATTENTION: Kernels = {"reference": anywhere(single.SINGLE_UPDATE, single.SINGLE_SHARE)}

@@ -22,8 +22,18 @@ def triangle_multiplication(
     parameters["output_w"], parameters["output_b"] = linear("output_projection", "u c", "c" if biases else None)
     parameters["gating_w"], parameters["gating_b"] = linear("gating_linear", "c c", "c" if biases else None, bias_init="ones")
     return SubModuleSpec(
-        name, "triangle_multiplication", algorithm, (axis,), axis, {"c": c, "u": hidden, "z": c}, parameters, TRIANGLE_MULTIPLICATION,
-        shares=axis, shared=("R u n",), dropout=dropout, dropout_over="r" if axis[1] == 0 else "n",
+        name,
+        "triangle_multiplication",
+        algorithm,
+        (axis,),
+        axis,
+        {"c": c, "u": hidden, "z": c},
+        parameters,
+        TRIANGLE_MULTIPLICATION,
+        shares=axis,
+        shared=("R u n",),
+        dropout=dropout,
+        dropout_over="r" if axis[1] == 0 else "n",
     )
 
 
@@ -35,8 +45,17 @@ def outer_product_mean(name: str, algorithm: str, msa: str, c_m: int, c_z: int, 
     parameters["output_w"] = Parameter("o p z", "/output_w")
     parameters["output_b"] = Parameter("z", "/output_b", "zeros")
     return SubModuleSpec(
-        name, "outer_product_mean", algorithm, ((msa, 1),), ("z", 0), {"c": c_m, "z": c_z, "o": width, "p": width}, parameters,
-        OUTER_PRODUCT_MEAN, shares=(msa, 1), shared=("R p n", "R n"), shared_masks=1,
+        name,
+        "outer_product_mean",
+        algorithm,
+        ((msa, 1),),
+        ("z", 0),
+        {"c": c_m, "z": c_z, "o": width, "p": width},
+        parameters,
+        OUTER_PRODUCT_MEAN,
+        shares=(msa, 1),
+        shared=("R p n", "R n"),
+        shared_masks=1,
     )
 
 
@@ -55,7 +74,9 @@ def swiglu_transition(name: str, algorithm: str, tensor: str, c: int, hidden: in
     return SubModuleSpec(name, "swiglu_transition", algorithm, (axis,), axis, {"c": c, "u": hidden}, parameters, SWIGLU_TRANSITION)
 
 
-def triangle_updates(c_z: int, hidden: int, heads: int, dim: int, *, biases: bool, dropout: float, source: tuple[str, ...]) -> tuple[SubModuleSpec, ...]:
+def triangle_updates(
+    c_z: int, hidden: int, heads: int, dim: int, *, biases: bool, dropout: float, source: tuple[str, ...]
+) -> tuple[SubModuleSpec, ...]:
     """The four triangle updates that AF2 Suppl. Alg. 6 and AF3 Suppl. Alg. 17 have in common; `source`: their algorithms."""
     row, column = ("z", 0), ("z", 1)
     return (

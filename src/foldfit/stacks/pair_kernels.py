@@ -12,13 +12,8 @@ TRIANGLE_SHARE = Phase(
     calls=7,
     back_moves="10 r n c + 21 r n u + 4 c u + 7 r n + 4 c + 2 u",
     back_calls=15,
-    forward=(
-        "r n c + f32 2 r n",
-        "r n c + 3 r n u",
-    ),
-    record=(
-        "r n c + 4 r n u + f32 2 r n",
-    ),
+    forward=("r n c + f32 2 r n", "r n c + 3 r n u"),
+    record=("r n c + 4 r n u + f32 2 r n",),
     saved="r n c + 2 r n u + f32 2 r n",
     backward=(
         "r n c + 5 r n u + f32 2 r n",
@@ -35,14 +30,8 @@ TRIANGLE_UPDATE = Phase(
     calls=14,
     back_moves="2 R n u + 32 r n c + 30 r n u + 2 c c + 6 c u + 13 r n + 6 c + 6 u",
     back_calls=30,
-    forward=(
-        "r n c + 3 r n u",
-        "r n c + 2 r n u + f32 2 r n",
-        "4 r n c + r n u",
-    ),
-    record=(
-        "4 r n c + 5 r n u + f32 4 r n",
-    ),
+    forward=("r n c + 3 r n u", "r n c + 2 r n u + f32 2 r n", "4 r n c + r n u"),
+    record=("4 r n c + 5 r n u + f32 4 r n",),
     saved="3 r n c + 5 r n u + f32 4 r n",
     backward=(
         "5 r n c + 5 r n u + f32 4 r n",
@@ -64,19 +53,10 @@ OUTER_SHARE = Phase(
     calls=4,
     back_moves="5 r n c + 8 r n p + 2 c p + 5 r n + 4 c + p",
     back_calls=7,
-    forward=(
-        "r n c + f32 2 r n",
-        "r n c + 2 r n p",
-    ),
-    record=(
-        "r n c + 2 r n p + f32 2 r n",
-    ),
+    forward=("r n c + f32 2 r n", "r n c + 2 r n p"),
+    record=("r n c + 2 r n p + f32 2 r n",),
     saved="r n c + f32 2 r n",
-    backward=(
-        "r n c + 2 r n p + f32 2 r n",
-        "2 r n c + r n p + c p + f32 2 r n + r n + p",
-        "2 r n c + c p + f32 2 r n + 2 c + p",
-    ),
+    backward=("r n c + 2 r n p + f32 2 r n", "2 r n c + r n p + c p + f32 2 r n + r n + p", "2 r n c + c p + f32 2 r n + 2 c + p"),
 )
 
 OUTER_UPDATE = Phase(
@@ -121,13 +101,8 @@ RELU_UPDATE = Phase(
     calls=4,
     back_moves="9 r n c + 9 r n u + 4 c u + 6 r n + 5 c + u",
     back_calls=10,
-    forward=(
-        "r n c + f32 2 r n",
-        "2 r n c + r n u",
-    ),
-    record=(
-        "2 r n c + r n u + f32 2 r n",
-    ),
+    forward=("r n c + f32 2 r n", "2 r n c + r n u"),
+    record=("2 r n c + r n u + f32 2 r n",),
     saved="r n c + r n u + f32 2 r n",
     backward=(
         "r n c + 2 r n u + c u + f32 2 r n + r n + c",
@@ -143,14 +118,8 @@ SWIGLU_UPDATE = Phase(
     calls=6,
     back_moves="12 r n c + 15 r n u + 6 c u + 2 r n + 4 c",
     back_calls=11,
-    forward=(
-        "r n c + f32 2 r n",
-        "r n c + 3 r n u",
-        "2 r n c + r n u",
-    ),
-    record=(
-        "2 r n c + 4 r n u + f32 2 r n",
-    ),
+    forward=("r n c + f32 2 r n", "r n c + 3 r n u", "2 r n c + r n u"),
+    record=("2 r n c + 4 r n u + f32 2 r n",),
     saved="r n c + 4 r n u + f32 2 r n",
     backward=(
         "r n c + 6 r n u + c u + f32 2 r n",

@@ -6,8 +6,26 @@ Written by `python -m foldfit.profile.moments`, which traces the sub-module; the
 from foldfit.stacks.spec import Phase
 
 GLOBAL_UPDATE = Phase(
-    matmuls=("r n, r n c -> r c", "r c, c h d -> r h d", *("r n c, c d -> r n d",) * 2, "r n c, c h d -> r n h d", "r h d, r n d -> r h n", "r h n, r n d -> r h d", "r n h d, h d c -> r n c"),
-    back_matmuls=("r n, r n c -> r c", "r n, r n e -> r e") + 2 * ("r c, c h d -> r h d", "r n c, c d -> r n d", "r n c, c d -> r n d", "r n c, c h d -> r n h d", "r h d, r n d -> r h n", "r h n, r n d -> r h d", "r n h d, h d c -> r n c"),
+    matmuls=(
+        "r n, r n c -> r c",
+        "r c, c h d -> r h d",
+        *("r n c, c d -> r n d",) * 2,
+        "r n c, c h d -> r n h d",
+        "r h d, r n d -> r h n",
+        "r h n, r n d -> r h d",
+        "r n h d, h d c -> r n c",
+    ),
+    back_matmuls=("r n, r n c -> r c", "r n, r n e -> r e")
+    + 2
+    * (
+        "r c, c h d -> r h d",
+        "r n c, c d -> r n d",
+        "r n c, c d -> r n d",
+        "r n c, c h d -> r n h d",
+        "r h d, r n d -> r h n",
+        "r h n, r n d -> r h d",
+        "r n h d, h d c -> r n c",
+    ),
     biases=(("gating_b", "r n"), ("output_b", "r n")),
     moves="6 r n e + 3 e c + 6 r e + 7 r n c + 4 r n d + 6 r n h + 2 d c + e + f32 4 r n + 2 r c + 11 r n + 3 c + f32 4 r",
     calls=21,
@@ -49,18 +67,10 @@ SINGLE_SHARE = Phase(
     calls=3,
     back_moves="4 e c + 4 r e + 10 r c + 4 c + 2 r",
     back_calls=6,
-    forward=(
-        "r c + f32 2 r",
-        "2 r e + r c",
-    ),
-    record=(
-        "2 r e + r c + f32 2 r",
-    ),
+    forward=("r c + f32 2 r", "2 r e + r c"),
+    record=("2 r e + r c + f32 2 r",),
     saved="r c + f32 2 r",
-    backward=(
-        "2 e c + 3 r c + f32 2 r",
-        "2 e c + 2 r c + 2 c + f32 2 r",
-    ),
+    backward=("2 e c + 3 r c + f32 2 r", "2 e c + 2 r c + 2 c + f32 2 r"),
 )
 
 SINGLE_UPDATE = Phase(
@@ -96,4 +106,3 @@ SINGLE_UPDATE = Phase(
         "2 k e + 3 e c + r k z + e + h z + 2 r c + 2 c + f32 2 r + 2 z",
     ),
 )
-
