@@ -4,6 +4,7 @@ Plans and runs 48 blocks on 128 rows of the alignment for inference, and a train
 writes plan.json, measured.json and a picture of memory over time for each into out/demo/.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -80,9 +81,7 @@ def main() -> None:
             f"{format_seconds(m['seconds']):>9}{gap:>9}",
             flush=True,
         )
-    print(
-        f"\nplans, measurements and pictures of memory over time are in {OUT.relative_to(Path.cwd()) if OUT.is_relative_to(Path.cwd()) else OUT}"
-    )
+    print(f"\nplans, measurements and pictures of memory over time are in {os.path.relpath(OUT)}")
 
 
 if __name__ == "__main__":

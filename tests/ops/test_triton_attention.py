@@ -1,16 +1,11 @@
 """The Triton attention against fp64: outputs and every gradient, in Triton's interpreter where there is no GPU."""
 
-import os
-
 import pytest
 import torch
 
+from foldfit.ops import triton_attention as ta
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is defined, so before the import below
-
-from foldfit.ops import triton_attention as ta  # noqa: E402
-
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = ["o", "dq", "dk", "dv", "dgate", "dbias"]
 

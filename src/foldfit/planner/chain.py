@@ -22,7 +22,7 @@ def solve(chain: Chain, limit: int, slots: int = SLOTS) -> Solution:
     steps = fitting_plan(up, limit) if up else None
     if steps is None:
         steps = thin_plan(chain, limit, slots)
-    assert up is not None
+    assert up is not None  # else thin_plan raises: less than what stays is less than what anything needs
     curve = frontier_of(up)
     return solved(chain, steps, float(curve.bound[up.grid.slots]), curve)
 
@@ -33,6 +33,7 @@ def frontier(chain: Chain, limit: int, slots: int = SLOTS) -> Frontier:
     up = Tables(Blocks(chain), grid, up=True) if grid else None
     if up is None or not np.isfinite(up.suffix[0]).any():
         thin_plan(chain, limit, slots)
+    assert up is not None
     return frontier_of(up)
 
 

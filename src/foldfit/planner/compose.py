@@ -64,7 +64,7 @@ class BlockTable:
         enough = max(need for moves in self.moves for need, _, _, _ in moves) + self.most
         self.top = min(grid.last, -(-enough // grid.ratio) + 1)
         saved = np.arange(self.most + 1)
-        self.preserved = grid.slots_of(self.written, up, saved)
+        self.preserved = np.asarray(grid.slots_of(self.written, up, saved))
         self.first = int(self.preserved[0])
         self.rows, self.best = self.compose()
         self.walked: dict[int, tuple[np.ndarray, int, list[np.ndarray]]] = {}

@@ -66,10 +66,10 @@ class Search:
         most = max(len(c) for choices in (self.runs, self.records) for c in choices.values())
         if len(self.blocks) > MOST_BLOCKS or most > MOST_CHOICES:
             raise ValueError(
-                f"the exhaustive solver takes at most {MOST_BLOCKS} blocks of {MOST_CHOICES} combinations, "
-                f"got {len(self.blocks)} of {most}"
+                f"the exhaustive solver takes at most {MOST_BLOCKS} blocks of {MOST_CHOICES} combinations, got {len(self.blocks)} of {most}"
             )
-        every = [Step("run", 0, c) for cs in (*self.runs.values(), *self.records.values()) for c in cs]
+        combinations: list[list[tuple]] = [*self.runs.values(), *self.records.values()]
+        every = [Step("run", 0, c) for cs in combinations for c in cs]
         names, lines = write(every)
         self.name = {step.options: line.split()[2] for step, line in zip(every, lines, strict=True)}
         self.choices = names

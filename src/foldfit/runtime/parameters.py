@@ -15,10 +15,8 @@ def bound(module: SubModule, dtype: torch.dtype, leaves: bool = False) -> SubMod
     Shares storage where the dtype is the parameters' own.
     """
     view = copy.copy(module)
-    view._parameters = {
-        name: None if p is None else p.detach().to(dtype).requires_grad_(leaves)
-        for name, p in module._parameters.items()  # type: ignore[misc]
-    }
+    cast = {name: None if p is None else p.detach().to(dtype).requires_grad_(leaves) for name, p in module._parameters.items()}
+    view._parameters = cast  # type: ignore[assignment]
     return view
 
 
