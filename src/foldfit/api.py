@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import BadInput
 from foldfit.planner import api
-from foldfit.planner.api import Row
+from foldfit.planner.api import Outlook, Row
 from foldfit.plans import Plan
 from foldfit.problem import Mode, Optimizer, Precision, Problem, Stack
 from foldfit.units import parse_memory
@@ -78,8 +78,8 @@ def compare(model: "Trunk | Iterable[Stack]", *, policies: Iterable[str] = (), *
     return api.compare(*problem_of(model, **problem), policies)  # type: ignore[arg-type]
 
 
-def frontier(model: "Trunk | Iterable[Stack]", *, points: int = 12, **problem: object) -> list[tuple[int, float, float]]:
-    """(limit in bytes, seconds, lower bound): what memory buys. Arguments as `plan`."""
+def frontier(model: "Trunk | Iterable[Stack]", *, points: int = 12, **problem: object) -> Outlook:
+    """What memory buys: the memory-time frontier, its price at the limit, the next larger card. Arguments as `plan`."""
     return api.frontier(*problem_of(model, **problem), points)  # type: ignore[arg-type]
 
 

@@ -13,14 +13,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     import json
+    from math import isfinite
 
-    from foldfit.planner.api import compare, frontier
+    from foldfit.errors import DoesNotFit
+    from foldfit.planner.api import Outlook, compare, frontier
     from foldfit.units import format_bytes, format_seconds
 
     problem, device = flags.problem_of(args)
     note = (lambda name: print(f"planning {name} ...", file=sys.stderr)) if sys.stderr.isatty() else None
     rows = compare(problem, device, args.policy, note)
-    curve = frontier(problem, device)
+    try:
+        outlook = frontier(problem, device)
+    except DoesNotFit:
+        outlook = Outlook([], 0.0, None)
+    curve, larger = outlook.points, outlook.next_size
     if args.json:
         print(json.dumps({
             "memory": problem.memory,
@@ -31,6 +37,8 @@ def main(args: argparse.Namespace) -> None:
                 for r in rows
             ],
             "frontier": [{"bytes": b, "seconds": s, "bound_seconds": low} for b, s, low in curve],
+            "price_seconds_per_byte": outlook.price if isfinite(outlook.price) else None,
+            "next_size": larger and {"bytes": larger.limit, "seconds": larger.seconds},
         }))  # fmt: skip
         return
     print(f"limit {format_bytes(problem.memory)}")
@@ -42,6 +50,16 @@ def main(args: argparse.Namespace) -> None:
                   f"{format_seconds(r.plan.bound.seconds):>12}{100 * r.plan.bound.gap:>8.2f}%")  # fmt: skip
         else:
             print(f"{r.policy:10}{'no':>6}{format_bytes(r.error.need if r.error else 0):>14}")
+    if not curve:
+        print("\nnothing fits, nor would it on the next larger card: foldfit max says what does")
+        return
+    if outlook.price == 0:
+        print("\nmore memory would buy nothing")
+    elif isfinite(outlook.price):
+        print(f"\none GiB more would save up to {format_seconds(outlook.price * 2**30)} a run", end="")
+        print(f"; the next card size, {format_bytes(larger.limit)}, {format_seconds(larger.saved)}" if larger else "")
+    elif larger:
+        print(f"\nnothing fits; in the next card size, {format_bytes(larger.limit)}, it would take {format_seconds(larger.seconds)}")
     print("\nmemory-time frontier: what a limit buys")
     print(f"{'limit':>14}{'time':>12}{'bound':>12}{'ms per GiB more':>18}")
     for (b, s, low), after in zip(curve, [*curve[1:], None], strict=True):

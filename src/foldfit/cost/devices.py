@@ -65,11 +65,14 @@ def cpu() -> Device:
     )  # fmt: skip
 
 
+V100_SHEET = "NVIDIA Tesla V100 data sheet, 2020 (SXM2)"
+A100_SHEET = "NVIDIA A100 data sheet, 2021 (SXM)"
+
 GPUS = (
-    Device("V100-16GB", 16 * GIB, 900e9, peaks(15.7, None, 125, bf16=False), "NVIDIA Tesla V100 data sheet, 2020 (SXM2)", 150e9, 12e9),
-    Device("V100-32GB", 32 * GIB, 900e9, peaks(15.7, None, 125, bf16=False), "NVIDIA Tesla V100 data sheet, 2020 (SXM2)", 150e9, 12e9),
-    Device("A100-40GB", 40 * GIB, 1555e9, peaks(19.5, 156, 312), "NVIDIA A100 data sheet, 2021 (SXM, 40 GB)", 300e9),
-    Device("A100-80GB", 80 * GIB, 2039e9, peaks(19.5, 156, 312), "NVIDIA A100 data sheet, 2021 (SXM, 80 GB)", 300e9, aliases=("A100",)),
+    Device("V100-16GB", 16 * GIB, 900e9, peaks(15.7, None, 125, bf16=False), V100_SHEET, 150e9, 12e9, aliases=("V100-16",)),
+    Device("V100-32GB", 32 * GIB, 900e9, peaks(15.7, None, 125, bf16=False), V100_SHEET, 150e9, 12e9, aliases=("V100-32", "V100")),
+    Device("A100-40GB", 40 * GIB, 1555e9, peaks(19.5, 156, 312), A100_SHEET, 300e9, aliases=("A100-40",)),
+    Device("A100-80GB", 80 * GIB, 2039e9, peaks(19.5, 156, 312), A100_SHEET, 300e9, aliases=("A100-80", "A100")),
     Device("L4", 24 * GIB, 300e9, peaks(30.3, 60, 121), "NVIDIA L4 data sheet, 2023; tensor peaks halved from those with sparsity"),
     Device("L40S", 48 * GIB, 864e9, peaks(91.6, 183, 362), "NVIDIA L40S data sheet, 2023"),
     Device("RTX 3090", 24 * GIB, 936e9, peaks(35.6, 35.6, 71), "NVIDIA GA102 white paper, 2020 (fp32 accumulation)"),

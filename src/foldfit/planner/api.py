@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
-from foldfit.cost.devices import Device, find_device
+from foldfit.cost.devices import GPUS, Device, find_device
 from foldfit.errors import DoesNotFit
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import frontier as chain_frontier
 from foldfit.planner.options import OptionTable, option_table
 from foldfit.planner.policies import POLICIES
+from foldfit.planner.price import NextSize, next_size, shadow_price
+from foldfit.planner.solution import Frontier
 from foldfit.plans import Plan
 from foldfit.problem import Problem
 from foldfit.units import format_bytes
@@ -83,32 +86,35 @@ def compare(
     return rows
 
 
-def frontier(problem: Problem, device: Device | None = None, points: int = 12) -> list[tuple[int, float, float]]:
-    """(limit in bytes, seconds, lower bound) from the least memory that any plan needs to what keeping everything takes.
+@dataclass(frozen=True)
+class Outlook:
+    """What memory buys. `points`: (limit in bytes, seconds, lower bound), from the least memory that any plan needs on;
+    `price`: seconds that a byte more than the problem's limit saves at the best; `next_size`: the next larger card's memory."""
 
-    From one solve; a limit's shadow price is the slope. Raises DoesNotFit where not even the problem's own limit suffices.
-    """
+    points: list[tuple[int, float, float]]
+    price: float
+    next_size: NextSize | None
+
+
+def frontier(problem: Problem, device: Device | None = None, points: int = 12) -> Outlook:
+    """The memory-time frontier, from one solve. Raises DoesNotFit where not even the next larger card suffices."""
     device = device or find_device(problem.device)
     table = option_table(problem, device)
-    if problem.mode == "infer":
-        return inference_frontier(table, points)
-    curve = chain_frontier(chain_of(table), problem.memory)
-    finite = [i for i, s in enumerate(curve.seconds) if s < float("inf")]
-    picks = sorted({finite[round(k * (len(finite) - 1) / (points - 1))] for k in range(points)})
-    return [(int(curve.limits[i]), float(curve.seconds[i]), float(curve.bound[i])) for i in picks]
+    sizes = {d.memory - d.reserved for d in GPUS}
+    top = min((size for size in sizes if size > problem.memory), default=problem.memory)
+    curve = inference_frontier(table) if problem.mode == "infer" else chain_frontier(chain_of(table), top)
+    useful = [i for i in np.flatnonzero(np.isfinite(curve.seconds)) if i == 0 or curve.seconds[i] < curve.seconds[i - 1]]
+    picks = sorted({useful[round(k * (len(useful) - 1) / max(1, points - 1))] for k in range(points)})
+    shown = [(int(curve.limits[i]), float(curve.seconds[i]), float(curve.bound[i])) for i in picks]
+    return Outlook(shown, shadow_price(curve, problem.memory), next_size(curve, problem.memory, sizes))
 
 
-def inference_frontier(table: OptionTable, points: int) -> list[tuple[int, float, float]]:
+def inference_frontier(table: OptionTable) -> Frontier:
     """Exact: seconds only change where another option of a sub-module begins to fit."""
     base = chain_of(table).base_forward
     copy = 0 if table.problem.inputs == "overwritten" else max(sum(s.state.values()) for s in table.stacks)
     subs = [(stack.blocks, sub.options) for stack in table.stacks for sub in stack.sub_modules]
     least = max(min(o.bytes.forward for o in options) for _, options in subs)
     steps = sorted({o.bytes.forward for _, options in subs for o in options if o.bytes.forward >= least})
-    seconds = [sum(n * min(o.seconds for o in options if o.bytes.forward <= room) for n, options in subs) for room in steps]
-    useful = [i for i, s in enumerate(seconds) if i == 0 or s < seconds[i - 1]]
-    picks = sorted({useful[round(k * (len(useful) - 1) / max(1, points - 1))] for k in range(points)})
-    return [(base + copy + steps[i], seconds[i], seconds[i]) for i in picks]
-
-
-__all__ = ["Row", "compare", "fits", "frontier", "longest_n_res", "plan_problem"]
+    seconds = np.array([sum(n * min(o.seconds for o in options if o.bytes.forward <= room) for n, options in subs) for room in steps])
+    return Frontier(np.array(steps) + base + copy, seconds, seconds, complete=True)

@@ -47,16 +47,13 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
     if solver not in SOLVERS:
         raise BadInput(f"unknown solver {solver!r}: expected one of {', '.join(SOLVERS)}")
     chain, problem = chain_of(table), table.problem
-    bound_seconds = 0.0
-    if problem.mode == "infer":
-        choices, schedule, bound_seconds = inference(table, chain, policy)
-    elif policy == "auto":
-        solution = SOLVERS[solver](chain, problem.memory)
-        choices, schedule, bound_seconds = cast(Named, solution.choices), list(solution.schedule), solution.bound_seconds
-    else:
+    if policy != "auto":
         choices, schedule = policy_schedule(table, block_choices(table, find_policy(policy)(table)))
-        solution = SOLVERS["chain"](chain, problem.memory)
-        bound_seconds = solution.bound_seconds
+    elif problem.mode == "infer":
+        choices, schedule = policy_schedule(table, fastest_fitting(table, chain))
+    else:
+        solution = SOLVERS[solver](chain, problem.memory)
+        choices, schedule = cast(Named, solution.choices), list(solution.schedule)
     timeline = simulate(chain, choices, schedule)
     if timeline.peak > problem.memory:
         raise DoesNotFit(
@@ -65,6 +62,10 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
             have=problem.memory,
             where=timeline.peak_at,
         )
+    if problem.mode == "infer":
+        bound_seconds = sum(o.seconds for block in fastest_fitting(table, chain) for o in block.options)
+    else:
+        bound_seconds = (solution if policy == "auto" else SOLVERS["chain"](chain, problem.memory)).bound_seconds
     resident, backward = resident_bytes(problem, CUDA_ALIGN if problem.device_type == "cuda" else 1)
     return Plan(
         version=__version__,
@@ -111,29 +112,24 @@ def letters(i: int) -> str:
     return (letters(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
 
 
-def inference(table: OptionTable, chain: Chain, policy: str) -> tuple[Named, list[str], float]:
-    """Nothing accumulates: of each sub-module the fastest option whose intermediate fits. Exact, so it is its own bound."""
+def fastest_fitting(table: OptionTable, chain: Chain) -> list[BlockChoice]:
+    """For inference, where nothing accumulates: of each sub-module the fastest option whose intermediate fits. It is its own
+    bound. Raises DoesNotFit."""
     problem = table.problem
     blocks: list[BlockChoice] = []
-    bound = 0.0
     for stack in table.stacks:
         room = problem.memory - chain.base_forward - (0 if problem.inputs == "overwritten" else sum(stack.state.values()))
-        options = []
-        for sub in stack.sub_modules:
-            fitting = [o for o in sub.options if o.bytes.forward <= room]
-            if not fitting:
-                need = problem.memory - room + min(o.bytes.forward for o in sub.options)
-                raise DoesNotFit(
-                    f"{stack.spec.name} needs {format_bytes(need)} (at {sub.spec.name}, in its thinnest slices), the limit is "
-                    f"{format_bytes(problem.memory)}",
-                    need=need,
-                    have=problem.memory,
-                    where=sub.spec.name,
-                )
-            options.append(min(fitting, key=lambda o: (o.seconds, o.bytes.forward)))
-        bound += stack.blocks * sum(o.seconds for o in options)
-        blocks += [BlockChoice(tuple(options))] * stack.blocks
-    if policy != "auto":
-        blocks = block_choices(table, find_policy(policy)(table))
-    choices, schedule = policy_schedule(table, blocks)
-    return choices, schedule, bound
+        least, where = max((min(o.bytes.forward for o in sub.options), sub.spec.name) for sub in stack.sub_modules)
+        need = problem.memory - room + least
+        if least > room:
+            raise DoesNotFit(
+                f"{stack.spec.name} needs {format_bytes(need)} (at {where}, in its thinnest slices), the limit is "
+                f"{format_bytes(problem.memory)}",
+                need=need,
+                have=problem.memory,
+                where=where,
+            )
+        fitting = ([o for o in sub.options if o.bytes.forward <= room] for sub in stack.sub_modules)
+        options = tuple(min(some, key=lambda o: (o.seconds, o.bytes.forward)) for some in fitting)
+        blocks += [BlockChoice(options)] * stack.blocks
+    return blocks

@@ -12,6 +12,7 @@ from foldfit.planner.grid import SLOTS, Grid, all_kept, make_grid
 from foldfit.planner.solution import Frontier, Solution, Step, faster_runs, solved, timeline_of
 from foldfit.planner.table import Chain, Record
 from foldfit.planner.tables import Blocks, Tables
+from foldfit.units import format_bytes
 
 
 def solve(chain: Chain, limit: int, slots: int = SLOTS) -> Solution:
@@ -152,7 +153,7 @@ def thin_plan(chain: Chain, limit: int, slots: int) -> list[Step]:
     least = timeline_of(chain, steps)
     if least.peak <= limit:
         return faster_runs(chain, steps, limit)
-    message = f"the least memory found for training is {least.peak} bytes (at {least.peak_at}), the limit is {limit}"
+    message = f"training needs at least {format_bytes(least.peak)} (at {least.peak_at}), the limit is {format_bytes(limit)}"
     raise DoesNotFit(message, need=least.peak, have=limit, where=least.peak_at)
 
 
