@@ -18,7 +18,7 @@ $(BIN)/.installed: pyproject.toml
 	touch $@
 
 demo: $(BIN)/.installed
-	OMP_NUM_THREADS= $(BIN)/python examples/demo.py
+	env -u OMP_NUM_THREADS $(BIN)/python examples/demo.py
 
 test: $(BIN)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -62,7 +62,7 @@ def local_device(name: str) -> Device:
 def plan(model: "Trunk | Iterable[Stack]", *, policy: str = "auto", solver: str = "chain", **problem: object) -> Plan:
     """The fastest plan that fits.
 
-    model: a trunk (Evoformer, ExtraMSAStack, Pairformer, Trunk), or its `Stack`s. n_seq, n_extra, n_res: sizes. mode: "infer"
+    model: a trunk (Evoformer, ExtraMSAStack, Pairformer, Trunk), or its stacks, each a `Stack`. n_seq, n_extra, n_res: sizes. mode: "infer"
     or "train". precision: fp32, tf32, bf16, fp16. optimizer: none, sgd, adam. dropout: whether a training step has it (default
     yes). batch: samples. inputs: "kept", or "overwritten" for an inference that writes into its inputs. device: a name of the
     device table, "cpu", or "cuda" for the card in this machine. memory: the limit, bytes or as "16GiB", "80%", "auto".
