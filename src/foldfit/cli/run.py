@@ -15,11 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repeat", type=int, default=1, metavar="N", help="timed runs after the metered one (default 1)")
     add("--seed", type=int, default=0, metavar="N", help="of the random parameters, inputs and MSA sample (default 0)")
     add("--save", metavar="FILE.safetensors", help="keep the representations of an inference")
-    add("-o", "--output", metavar="DIR", help="write measured.json and the plan there")
+    add("-o", "--output", metavar="DIR", help="write the plan, measured.json and a picture of memory over time there")
 
 
 def main(args: argparse.Namespace) -> None:
-    from foldfit.errors import BadInput
+    from foldfit.errors import BadInput, FoldfitError, MissingEnvironment
     from foldfit.plans import Plan, write_text
 
     plan = Plan.load(args.plan)
@@ -29,17 +29,31 @@ def main(args: argparse.Namespace) -> None:
         raise BadInput("--save keeps the result of an inference, and this is the plan of a training step")
     if args.output:
         plan.save(Path(args.output) / "plan.json")
+    from torch import OutOfMemoryError
+
     from foldfit.cli.progress import steps
+    from foldfit.report.memory import memory_picture
     from foldfit.runtime.job import job_of, save_state
     from foldfit.runtime.measure import measure
+    from foldfit.units import format_bytes
 
-    job = job_of(plan, args.msa, args.weights, args.seed)
-    for note in job.notes:
-        print(f"note: {note}", file=sys.stderr)
-    with steps(plan, "measuring") as tick:
-        measured = measure(job.model, job.inputs, plan, repeat=args.repeat, optimizer=job.optimizer, on_step=tick)
+    try:
+        job = job_of(plan, args.msa, args.weights, args.seed)
+        for note in job.notes:
+            print(f"note: {note}", file=sys.stderr)
+        with steps(plan, "measuring") as tick:
+            measured = measure(job.model, job.inputs, plan, repeat=args.repeat, optimizer=job.optimizer, on_step=tick)
+    except OutOfMemoryError as error:
+        raise FoldfitError(
+            f"the device has no {format_bytes(plan.promised.peak_bytes)} free, which the plan promises to stay within: end what else "
+            f"runs there, or plan with a smaller --memory ({str(error).splitlines()[0]})"
+        ) from None
     if args.output:
         write_text(Path(args.output) / "measured.json", msgspec.json.format(msgspec.json.encode(measured), indent=1).decode() + "\n")
+        try:
+            memory_picture(plan, msgspec.to_builtins(measured), Path(args.output) / "memory.svg")
+        except MissingEnvironment as missing:
+            print(f"note: {missing}", file=sys.stderr)
     if args.save:
         save_state(job, plan, args.save)
     print(msgspec.json.encode(measured).decode() if args.json else table(measured))

@@ -1,5 +1,6 @@
 """Checks that a plan and its inputs belong together before anything is allocated."""
 
+import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,6 +60,13 @@ def check_step(step: str, plan: Plan, stack_of: list) -> None:
             raise BadInput(f"choice {rest[1]} has {len(plan.choices[rest[1]])} sub-modules, the block of {step!r} {need}")
 
 
+def check_card(planned: str, here: str) -> None:
+    """Raises BadInput where the card's own name, "NVIDIA A100-SXM4-40GB", is not that of the device table, "A100-40GB"."""
+    model = planned.split("-")[0]
+    if not set(model.lower().split()) <= set(re.split(r"\W", here.lower())):
+        raise BadInput(f"the plan is for {planned}, this card is {here}: plan with --device cuda, and --memory for its limit")
+
+
 def check_inputs(trunk: "Trunk", plan: Plan, state: State, masks: State, train: bool) -> tuple[torch.Size, State, State]:
     """The batch shape, and state and masks with the samples flattened to one leading axis, in storage precision."""
     problem = plan.problem
@@ -83,6 +91,8 @@ def check_inputs(trunk: "Trunk", plan: Plan, state: State, masks: State, train: 
                 raise BadInput(f"{name} is {x.dtype}, the plan is {problem.precision}: call {name}.to({dtype}), or plan in its precision")
             if x.device.type != problem.device_type:
                 raise BadInput(f"{name} is on {x.device.type}, the plan is for {problem.device}: move it, or plan for this device")
+            if x.is_cuda:
+                check_card(problem.device, torch.cuda.get_device_name(x.device))
             out[name] = x.reshape(-1, *shape[len(batch) :])
             mask = masks.get(name)
             if mask is None:

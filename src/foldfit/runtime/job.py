@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foldfit.errors import BadInput, MissingEnvironment
 from foldfit.plans import Plan
+from foldfit.runtime.check import check_card
 from foldfit.runtime.measure import split_inputs
 from foldfit.runtime.trunk import DTYPES, Trunk
 
@@ -33,6 +34,8 @@ def job_of(plan: Plan, msa: str | None = None, weights: str | None = None, seed:
     problem = plan.problem
     if problem.device_type == "cuda" and not torch.cuda.is_available():
         raise MissingEnvironment(f"the plan is for {problem.device} and this machine has no CUDA device: plan with --device cpu")
+    if problem.device_type == "cuda":
+        check_card(problem.device, torch.cuda.get_device_name())
     torch.manual_seed(seed)
     device, dtype = torch.device(problem.device_type), DTYPES[problem.precision]
     model = Trunk(*((s.name, s.blocks, s.widths) for s in problem.stacks))
