@@ -5,3 +5,6 @@ import shutil
 
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"
+    from foldfit.profile.moments import interpret_in_place
+
+    interpret_in_place()

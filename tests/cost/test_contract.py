@@ -37,11 +37,18 @@ SETTINGS = [
 """precision, batch, dropout, parameters cast"""
 
 
+def cost_of(spec, kernel: str):
+    """Triton's kernels, CUDA's alone, run here in its interpreter and hold the same tensors."""
+    return spec.kernels[kernel].get("cpu") or spec.kernels[kernel]["cuda"]
+
+
 class Bench:
     """One sub-module with random state, ready to be run by any choice."""
 
-    def __init__(self, stack: str, name: str, precision: str, batch: int, dropout: bool, cast: bool) -> None:
-        rows, n_res = SIZES[stack]
+    def __init__(
+        self, stack: str, name: str, precision: str, batch: int, dropout: bool, cast: bool, sizes: tuple[int, int] | None = None
+    ) -> None:
+        rows, n_res = sizes or SIZES[stack]
         problem = Problem(stacks=(small.stack(stack, rows=rows),), n_res=n_res, memory=1)
         spec, self.shapes = shapes_of(problem, problem.stacks[0])
         self.spec = next(s for s in spec.sub_modules if s.name == name)
@@ -65,7 +72,7 @@ class Bench:
         return Choice(kernel, -(-length // part), -(-shared // part), recompute)
 
     def bytes(self, choice: Choice):
-        return sub_module_bytes(self.spec, self.spec.kernels[choice.kernel]["cpu"], choice, self.setting)
+        return sub_module_bytes(self.spec, cost_of(self.spec, choice.kernel), choice, self.setting)
 
     def call(self, choice: Choice) -> Call:
         return Call(self.module, choice, self.masks, self.drop)
@@ -76,12 +83,20 @@ def holds(measured: int, promised: int, what: object) -> None:
     assert measured >= 0.8 * promised, what
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=str)
-@pytest.mark.parametrize(("stack", "name", "kernel"), CASES)
+def measured_cases():
+    """All of them; of Triton's, which are slow here, one stack's in two settings."""
+    for stack, name, kernel in CASES:
+        if kernel != "triton":
+            yield from ((stack, name, kernel, setting) for setting in SETTINGS)
+        elif stack == "evoformer" or name == "triangle_multiplication_outgoing":
+            yield from ((stack, name, kernel, setting) for setting in (("bf16", 1, False, False), ("fp32", 1, True, False)))
+
+
+@pytest.mark.parametrize(("stack", "name", "kernel", "setting"), list(measured_cases()), ids=str)
 def test_bytes_are_a_bound_nearly_reached(stack, name, kernel, setting):
-    bench = Bench(stack, name, *setting)
-    recordable = bool(bench.spec.kernels[kernel]["cpu"].update.record)
-    for part in (1, 2, 3, 100):
+    bench = Bench(stack, name, *setting, sizes=(7, 17) if kernel == "triton" else None)
+    recordable = bool(cost_of(bench.spec, kernel).update.record)
+    for part in (1, 2, 3, 100) if kernel != "triton" else (1, 3):
         choice = bench.choice(kernel, part, False)
         target = bench.state[bench.spec.writes[0]].clone()
         with TensorMeter() as meter:

@@ -1,14 +1,14 @@
 """Numbers of the expressions in specs: "r n c + f32 2 r n" under sizes is bytes, "r n c, c u -> r n u" FLOPs."""
 
 from functools import cache
-from math import prod
+from math import ceil, prod
 
 Sizes = dict[str, int]
 """Role letter -> size (stacks/spec.py has the letters)."""
 
 
 @cache
-def terms(expression: str) -> tuple[tuple[int, bool, tuple[str, ...]], ...]:
+def terms(expression: str) -> tuple[tuple[float, bool, tuple[str, ...]], ...]:
     """(count, is it fp32 whatever the storage, role letters) of every term."""
     out = []
     for term in expression.split("+"):
@@ -17,8 +17,10 @@ def terms(expression: str) -> tuple[tuple[int, bool, tuple[str, ...]], ...]:
             continue
         f32 = words[0] == "f32"
         words = words[f32:]
-        count = int(words[0]) if words[0].isdigit() else 1
-        out.append((count, f32, tuple(w for w in words if not w.isdigit())))
+        count = 1.0
+        if words[0][0].isdigit():
+            count, words = float(words[0]), words[1:]
+        out.append((count, f32, tuple(words)))
     return tuple(out)
 
 
@@ -27,7 +29,7 @@ def nbytes(expression: str, sizes: Sizes, itemsize: int, align: int = 1) -> int:
     total = 0
     for count, f32, letters in terms(expression):
         size = (4 if f32 else itemsize) * prod([sizes[x] for x in letters])
-        total += count * (-(-size // align) * align)
+        total += ceil(count * (-(-size // align) * align))
     return total
 
 

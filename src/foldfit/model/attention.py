@@ -13,14 +13,8 @@ class Attention(SubModule):
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n], shared ([n, h, k],) or () -> [r, n, c]."""
         y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
-        o = ops.attention(
-            ops.linear(y, self.query_w, None),
-            ops.linear(y, self.key_w, None),
-            ops.linear(y, self.value_w, None),
-            ops.linear(y, self.gating_w, self.gating_b),
-            shared[0] if shared else None,
-            mask,
-        )
+        bias = shared[0] if shared else None
+        o = ops.attention(y, self.query_w, self.key_w, self.value_w, self.gating_w, self.gating_b, bias, mask)
         return ops.linear(o.flatten(2), self.output_w.flatten(0, 1), self.output_b)
 
 

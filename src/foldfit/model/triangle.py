@@ -17,11 +17,10 @@ class TriangleMultiplication(SubModule):
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n], shared ([R, u, n],) -> [r, n, c]."""
         y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
-        a = ops.gated_linear(y, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b)
-        o = ops.triangle(a, shared[0])
-        del a
-        o = ops.layer_norm(o, self.center_scale, self.center_offset)
-        return ops.linear(o, self.output_w, self.output_b) * ops.gate(y, self.gating_w, self.gating_b)
+        return ops.triangle_update(
+            ops.gated_linear(y, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b), shared[0], y,
+            self.center_scale, self.center_offset, self.output_w, self.output_b, self.gating_w, self.gating_b,
+        )  # fmt: skip
 
 
 class OuterProductMean(SubModule):

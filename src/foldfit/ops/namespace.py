@@ -17,8 +17,9 @@ class Ops:
     """(x [..., c], w [c, *out], b [*out] or None) -> [..., *out]"""
     gate: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     """sigmoid(linear(x, w, b))"""
-    attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
-    """(q, k, v, gate [r, n, h, d], bias [n, h, k] or None, mask [r, k] or None) -> sigmoid(gate) * attention [r, n, h, d]"""
+    attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor], Tensor]
+    """(x [r, n, c], query_w, key_w, value_w, gate_w [c, h, d], gate_b [h, d], bias [n, h, k] or None, mask [r, k]) ->
+    sigmoid(gate) * attention, [r, n, h, d]"""
     global_attention: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     """(q [r, h, d], k, v [r, n, d], mask [r, n]) -> [r, h, d]"""
     gate_query: Callable[[Tensor, Tensor], Tensor]
@@ -27,8 +28,9 @@ class Ops:
     """(q [r, h, d], k, v [k, h, d], bias [r, k, h], mask [k]) -> [r, h, d]"""
     gated_linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
     """(x [r, n, c], mask [r, n], w, gate_w [c, u], b, gate_b [u] or None) -> mask * (x w + b) * sigmoid(x gate_w + gate_b), as [r, u, n]"""
-    triangle: Callable[[Tensor, Tensor], Tensor]
-    """(a [r, u, n], b [R, u, n]) -> sum over n of a b, as [r, R, u]"""
+    triangle_update: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None], Tensor]
+    """(a [r, u, n], b [R, u, n], x [r, R, c], scale, offset [u], w [u, c], b [c] or None, gate_w [c, c], gate_b [c] or None) ->
+    (norm(sum over n of a b) w + b) * sigmoid(x gate_w + gate_b), [r, R, c]"""
     masked_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
     """(x [r, n, c], mask [r, n], w [c, p], b [p]) -> mask * (x w + b), as [r, p, n]"""
     outer_product: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]

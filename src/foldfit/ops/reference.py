@@ -36,16 +36,18 @@ def gate(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     return flat_linear(x, w, b).sigmoid_().view(*x.shape[:-1], *w.shape[1:])
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
-    """AF2 Suppl. Alg. 7, lines 5-6: the soft-max is materialised, [r, h, n, k]."""
+def attention(
+    x: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gate_w: Tensor, gate_b: Tensor, bias: Tensor | None, mask: Tensor
+) -> Tensor:
+    """AF2 Suppl. Alg. 7, lines 2-6: the soft-max is materialised, [r, h, n, k]."""
+    q, k, v, gate = linear(x, query_w, None), linear(x, key_w, None), linear(x, value_w, None), linear(x, gate_w, gate_b)
     r, n, h, d = q.shape
     keys = k.permute(0, 2, 3, 1).reshape(r * h, d, n)
     logits = torch.bmm((q * d**-0.5).transpose(1, 2).reshape(r * h, n, d), keys).view(r, h, n, n)
     del keys
     if bias is not None:
         logits += bias.transpose(0, 1)
-    if mask is not None:
-        logits += ((1 - mask) * masked_logit(q.dtype)).to(q.dtype)[:, None, None, :]
+    logits += ((1 - mask) * masked_logit(q.dtype)).to(q.dtype)[:, None, None, :]
     weights = Softmax.apply(logits)
     del logits
     o = torch.bmm(weights.view(r * h, n, n), v.transpose(1, 2).reshape(r * h, n, d))
@@ -78,9 +80,14 @@ def gated_linear(x: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor |
     return y.view(*x.shape[:-1], -1).transpose(1, 2).contiguous()
 
 
-def triangle(a: Tensor, b: Tensor) -> Tensor:
-    """AF2 Suppl. Alg. 11, line 4, one matrix product per channel."""
-    return Triangle.apply(a, b)  # type: ignore[no-any-return]
+def triangle_update(
+    a: Tensor, b: Tensor, x: Tensor, scale: Tensor, offset: Tensor, w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None
+) -> Tensor:
+    """AF2 Suppl. Alg. 11, lines 3-4, one matrix product per channel."""
+    o = Triangle.apply(a, b)
+    del a
+    o = layer_norm(o, scale, offset)
+    return linear(o, w, w_b) * gate(x, gate_w, gate_b)
 
 
 def masked_linear(x: Tensor, mask: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -119,7 +126,7 @@ REFERENCE = Ops(
     gate_query=gate_query,
     single_attention=single_attention,
     gated_linear=gated_linear,
-    triangle=triangle,
+    triangle_update=triangle_update,
     masked_linear=masked_linear,
     outer_product=outer_product,
     relu_mlp=relu_mlp,

@@ -7,25 +7,27 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from foldfit.ops.reference import REFERENCE, masked_logit
+from foldfit.ops.reference import REFERENCE, linear, masked_logit
 
 ALIGN = 8  # elements: the fused CUDA kernels want head dims and bias rows in multiples of it
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
-    """q, k, v, gate [r, n, h, d], bias [n, h, k], mask [r, k] -> [r, n, h, d].
+def attention(
+    x: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gate_w: Tensor, gate_b: Tensor, bias: Tensor | None, mask: Tensor
+) -> Tensor:
+    """x [r, n, c], bias [n, h, k], mask [r, k] -> [r, n, h, d].
 
     The key mask rides in one extra channel (q gets 1 / scale, k the masked logit), so that mask and bias together never
     become an [r, h, n, k] tensor.
     """
+    q, k, v, gate = linear(x, query_w, None), linear(x, key_w, None), linear(x, value_w, None), linear(x, gate_w, gate_b)
     r, n, h, d = q.shape
     scale = d**-0.5
-    if mask is not None:
-        one = q.new_zeros(ALIGN).index_fill_(0, torch.zeros(1, dtype=torch.long, device=q.device), 1.0)
-        logit = ((1 - mask) * masked_logit(q.dtype)).to(q.dtype)[:, :, None, None]
-        q = torch.cat([q, (one / scale).expand(r, n, h, ALIGN)], -1)
-        k = torch.cat([k, (one * logit).expand(r, n, h, ALIGN)], -1)
-        v = F.pad(v, (0, ALIGN))
+    one = q.new_zeros(ALIGN).index_fill_(0, torch.zeros(1, dtype=torch.long, device=q.device), 1.0)
+    logit = ((1 - mask) * masked_logit(q.dtype)).to(q.dtype)[:, :, None, None]
+    q = torch.cat([q, (one / scale).expand(r, n, h, ALIGN)], -1)
+    k = torch.cat([k, (one * logit).expand(r, n, h, ALIGN)], -1)
+    v = F.pad(v, (0, ALIGN))
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION] if q.is_cuda else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
         o = F.scaled_dot_product_attention(
             q.transpose(1, 2),

@@ -356,7 +356,8 @@ class Attention(torch.autograd.Function):
     def backward(ctx, do):
         from foldfit.ops.triton_attention_backward import attention_backward  # it imports this module
 
-        return *attention_backward(do, *ctx.saved_tensors, want_bias=ctx.needs_input_grad[4]), None
+        grads, dbias = attention_backward(do, *ctx.saved_tensors, want_bias=ctx.needs_input_grad[4])
+        return *grads.unbind(2), dbias, None
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:

@@ -51,7 +51,7 @@ def backward_tiles(n: int, d: int, dtype: torch.dtype) -> Tiles:
 @triton.jit
 def prepare_kernel(
     do, o, gate, dgate, du, delta, n, gate_r, gate_n,
-    GATE_H: tl.constexpr, H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
+    GATE_H: tl.constexpr, OUT_N: tl.constexpr, H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """T (token, head) pairs of a row: all reads and writes but delta's are one block of memory."""
     tiles = tl.cdiv(n * H, T)
@@ -60,13 +60,14 @@ def prepare_kernel(
     channel = tl.arange(0, D)
     inside = (pair < n * H)[:, None] & (channel < DIM)[None, :]
     flat = (row * n * H + pair)[:, None] * DIM + channel[None, :]
+    out = (row * n + pair // H)[:, None] * OUT_N + (pair % H)[:, None] * DIM + channel[None, :]
     gates = gate + row * gate_r + (pair // H).to(tl.int64)[:, None] * gate_n + (pair % H)[:, None] * GATE_H + channel[None, :]
     # [T, D]
     b_do = tl.load(do + flat, mask=inside, other=0.0).to(tl.float32)
     b_o = tl.load(o + flat, mask=inside, other=0.0).to(tl.float32)
     sigmoid = 1 / (1 + tl.exp2(tl.load(gates, mask=inside, other=0.0).to(tl.float32) * -LOG2E))
-    tl.store(du + flat, (b_do * sigmoid).to(du.dtype.element_ty), mask=inside)
-    tl.store(dgate + flat, (b_do * b_o * (1 - sigmoid)).to(dgate.dtype.element_ty), mask=inside)
+    tl.store(du + out, (b_do * sigmoid).to(du.dtype.element_ty), mask=inside)
+    tl.store(dgate + out, (b_do * b_o * (1 - sigmoid)).to(dgate.dtype.element_ty), mask=inside)
     tl.store(delta + (row * H + pair % H) * n + pair // H, tl.sum(b_do * b_o, 1), mask=pair < n * H)
 
 
@@ -86,7 +87,7 @@ def weights(s, bias, lse, real, fill, scale, HAS_BIAS: tl.constexpr, MASKED: tl.
 @triton.jit
 def dkv_loop(
     dk, dv, b_k, b_v, q, du, bias, lse, delta, real, fill, n, q_n, scale,
-    H: tl.constexpr, DIM: tl.constexpr, Q: tl.constexpr,
+    OUT_N: tl.constexpr, DIM: tl.constexpr, Q: tl.constexpr,
     HAS_BIAS: tl.constexpr, MASKED: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All queries against one tile of keys. q [D, Q], du [Q, D], bias [K, Q] are pointers to the first queries."""
@@ -99,12 +100,12 @@ def dkv_loop(
         # [D, Q], [Q, D], [Q], [Q], [K, Q]; a query beyond n has weight exp2(-inf)
         if EVEN and D == DIM:
             b_q = tl.load(q + at * q_n)
-            b_du = tl.load(du + at * (H * DIM))
+            b_du = tl.load(du + at * OUT_N)
             b_lse = tl.load(lse + token)
             b_delta = tl.load(delta + token)
         else:
             b_q = tl.load(q + at * q_n, mask=(token < n)[None, :] & channel[:, None], other=0.0)
-            b_du = tl.load(du + at * (H * DIM), mask=(token < n)[:, None] & channel[None, :], other=0.0)
+            b_du = tl.load(du + at * OUT_N, mask=(token < n)[:, None] & channel[None, :], other=0.0)
             b_lse = tl.load(lse + token, mask=token < n, other=float("inf"))
             b_delta = tl.load(delta + token, mask=token < n, other=0.0)
         b_bias = 0.0
@@ -127,7 +128,7 @@ def dkv_loop(
 def dkv_kernel(
     q, k, v, bias, mask, lead, du, lse, delta, dk, dv,
     rows, n, q_r, q_n, k_r, k_n, v_r, v_n, bias_n, mask_r, mask_n, scale,
-    Q_H: tl.constexpr, K_H: tl.constexpr, V_H: tl.constexpr,
+    Q_H: tl.constexpr, K_H: tl.constexpr, V_H: tl.constexpr, OUT_N: tl.constexpr,
     H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, Q: tl.constexpr, K: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -149,7 +150,7 @@ def dkv_kernel(
     b_v = tl.load(v + row * v_r + at * v_n + head * V_H + key[:, None] * v_n + channel[None, :], mask=inside, other=0.0)
     # pointers [D, Q], [Q, D], [K, Q]; keys beyond n read the last key's bias
     q = q + row * q_r + head * Q_H + token[None, :] * q_n + channel[:, None]
-    du = du + (row * n * H + head) * DIM + token[:, None] * (H * DIM) + channel[None, :]
+    du = du + row * n * OUT_N + head * DIM + token[:, None] * OUT_N + channel[None, :]
     if HAS_BIAS:
         bias = bias + (head * n + at) * bias_n + tl.minimum(key, n - 1 - start)[:, None] * bias_n + token[None, :]
     lse = lse + (row * H + head) * n
@@ -160,14 +161,14 @@ def dkv_kernel(
     real, fill = padding(mask, row, start + key, n, mask_r, mask_n, dead, HAS_MASK)
     if start < split:
         acc_k, acc_v = dkv_loop(
-            acc_k, acc_v, b_k, b_v, q, du, bias, lse, delta, real, fill, n, q_n, scale, H, DIM, Q, HAS_BIAS, False, EVEN, PRECISION
+            acc_k, acc_v, b_k, b_v, q, du, bias, lse, delta, real, fill, n, q_n, scale, OUT_N, DIM, Q, HAS_BIAS, False, EVEN, PRECISION
         )
     else:
         acc_k, acc_v = dkv_loop(
-            acc_k, acc_v, b_k, b_v, q, du, bias, lse, delta, real, fill, n, q_n, scale, H, DIM, Q, HAS_BIAS, True, EVEN, PRECISION
+            acc_k, acc_v, b_k, b_v, q, du, bias, lse, delta, real, fill, n, q_n, scale, OUT_N, DIM, Q, HAS_BIAS, True, EVEN, PRECISION
         )
     # [K, D]
-    out = ((row * n + at) * H + head) * DIM + key[:, None] * (H * DIM) + channel[None, :]
+    out = (row * n + at) * OUT_N + head * DIM + key[:, None] * OUT_N + channel[None, :]
     tl.store(dk + out, (acc_k * scale).to(dk.dtype.element_ty), mask=inside)
     tl.store(dv + out, acc_v.to(dv.dtype.element_ty), mask=inside)
 
@@ -176,7 +177,7 @@ def dkv_kernel(
 def dbias_kernel(
     q, k, v, bias, mask, lead, du, lse, delta, dbias,
     rows, group, n, q_r, q_n, k_r, k_n, v_r, v_n, bias_n, mask_r, mask_n, scale,
-    Q_H: tl.constexpr, K_H: tl.constexpr, V_H: tl.constexpr,
+    Q_H: tl.constexpr, K_H: tl.constexpr, V_H: tl.constexpr, OUT_N: tl.constexpr,
     H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, Q: tl.constexpr, K: tl.constexpr,
     HAS_MASK: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -199,7 +200,7 @@ def dbias_kernel(
     q = q + at_q * q_n + head * Q_H + token[:, None] * q_n + channel[None, :]
     k = k + at_k * k_n + head * K_H + key[None, :] * k_n + channel[:, None]
     v = v + at_k * v_n + head * V_H + key[None, :] * v_n + channel[:, None]
-    du = du + (at_q * H + head) * DIM + token[:, None] * (H * DIM) + channel[None, :]
+    du = du + at_q * OUT_N + head * DIM + token[:, None] * OUT_N + channel[None, :]
     # [Q, K]
     here = in_q[:, None] & in_k[None, :]
     bias = bias + (at_q * H + head) * bias_n + at_k + token[:, None] * (H * bias_n) + key[None, :]
@@ -215,14 +216,14 @@ def dbias_kernel(
             b_q = tl.load(q + row * q_r)
             b_k = tl.load(k + row * k_r)
             b_v = tl.load(v + row * v_r)
-            b_du = tl.load(du + row * n * (H * DIM))
+            b_du = tl.load(du + row * n * OUT_N)
             b_lse = tl.load(lse + statistics)
             b_delta = tl.load(delta + statistics)
         else:
             b_q = tl.load(q + row * q_r, mask=in_q[:, None] & (channel < DIM)[None, :], other=0.0)
             b_k = tl.load(k + row * k_r, mask=in_k[None, :] & (channel < DIM)[:, None], other=0.0)
             b_v = tl.load(v + row * v_r, mask=in_k[None, :] & (channel < DIM)[:, None], other=0.0)
-            b_du = tl.load(du + row * n * (H * DIM), mask=in_q[:, None] & (channel < DIM)[None, :], other=0.0)
+            b_du = tl.load(du + row * n * OUT_N, mask=in_q[:, None] & (channel < DIM)[None, :], other=0.0)
             b_lse = tl.load(lse + statistics, mask=in_q, other=float("inf"))
             b_delta = tl.load(delta + statistics, mask=in_q, other=0.0)
         # [Q, K]
@@ -281,7 +282,7 @@ def dq_step(
 def dq_kernel(
     q, k, v, bias, mask, lead, lse, delta, dq,
     rows, n, q_r, q_n, k_r, k_n, v_r, v_n, bias_n, mask_r, mask_n, scale,
-    Q_H: tl.constexpr, K_H: tl.constexpr, V_H: tl.constexpr,
+    Q_H: tl.constexpr, K_H: tl.constexpr, V_H: tl.constexpr, OUT_N: tl.constexpr,
     H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, Q: tl.constexpr, K: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -296,7 +297,7 @@ def dq_kernel(
     channel = tl.arange(0, D)
     in_q = start + token < n
     inside = in_q[:, None] & (channel < DIM)[None, :]
-    dq = dq + ((row * n + at) * H + head) * DIM + token[:, None] * (H * DIM) + channel[None, :]
+    dq = dq + (row * n + at) * OUT_N + head * DIM + token[:, None] * OUT_N + channel[None, :]
     statistics = (row * H + head) * n + start + token
     # [Q, D], [Q, D], [Q], [Q]
     b_q = tl.load(q + row * q_r + at * q_n + head * Q_H + token[:, None] * q_n + channel[None, :], mask=inside, other=0.0)
@@ -339,46 +340,41 @@ def attention_backward(
     lse: Tensor,
     want_bias: bool = True,
     tiles: Tiles | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """do and o [r, n, h, d], lse [r, h, n] fp32, the forward's inputs -> dq, dk, dv, dgate [r, n, h, d], dbias [n, h, n] or None.
+) -> tuple[Tensor, Tensor | None]:
+    """do and o [r, n, h, d], lse [r, h, n] fp32, the forward's inputs -> d [r, n, 4, h, d] of q, k, v, gate, and dbias [n, h, n] or None.
 
-    Beside what it returns it allocates delta, 4 r h n bytes, one transposed bias, and the row groups' partial dbias.
+    Beside what it returns it allocates delta, 4 r h n bytes, the bias twice where its rows are not aligned, once
+    transposed, and, while dk and dv are not there yet, the row groups' partial dbias, at most half as large as q.
     """
     r, n, h, d = q.shape
     tiles = tiles or backward_tiles(n, d, q.dtype)
     do = do.contiguous()
-    dq, dgate = torch.empty_like(o), torch.empty_like(o)
+    grads = torch.empty(r, n, 4, h, d, dtype=q.dtype, device=q.device)
+    dq, dk, dv, dgate = grads.unbind(2)
     delta = torch.empty_like(lse)
     pairs = 128  # (token, head) pairs a program
     prepare_kernel[(r * triton.cdiv(n * h, pairs),)](
         do, o, gate, dgate, dq, delta, n, gate.stride(0), gate.stride(1),
-        GATE_H=gate.stride(2), H=h, DIM=d, D=padded_dim(d), T=pairs, num_warps=4,
+        GATE_H=gate.stride(2), OUT_N=4 * h * d, H=h, DIM=d, D=padded_dim(d), T=pairs, num_warps=4,
     )  # fmt: skip
+    del do
     du = dq  # until dq_kernel overwrites it, tile by tile
     has_bias = bias is not None
     strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)
     mask_strides = (0, 0) if mask is None else mask.stride()
     common = {
-        "Q_H": q.stride(2), "K_H": k.stride(2), "V_H": v.stride(2), "H": h, "DIM": d, "D": padded_dim(d),
+        "Q_H": q.stride(2), "K_H": k.stride(2), "V_H": v.stride(2), "OUT_N": 4 * h * d, "H": h, "DIM": d, "D": padded_dim(d),
         "HAS_MASK": mask is not None, "PRECISION": precision_of(q.dtype),
     }  # fmt: skip
 
-    tile = tiles.dkv
-    dk, dv = torch.empty_like(o), torch.empty_like(o)
-    by_key = aligned(bias.permute(1, 2, 0)) if has_bias else None
-    dkv_kernel[(triton.cdiv(n, tile.keys) * r * h,)](
-        q, k, v, by_key, mask, lead, du, lse, delta, dk, dv, r, n, *strides, by_key.stride(1) if has_bias else 0, *mask_strides, d**-0.5,
-        **common, Q=tile.queries, K=tile.keys, HAS_BIAS=has_bias, EVEN=n % tile.queries == 0, **tile.options,
-    )  # fmt: skip
-    del by_key
-
     dbias = None
-    by_query = aligned(bias) if has_bias else None
-    bias_n = by_query.stride(1) if has_bias else 0
+    by_query = None if bias is None else aligned(bias)
+    bias_n = 0 if by_query is None else by_query.stride(1)
     if has_bias and want_bias:
         tile = tiles.dbias
         owners = triton.cdiv(n, tile.queries) * triton.cdiv(n, tile.keys) * h
-        group = triton.cdiv(r, row_groups(r, owners))  # rows summed by one program
+        fitting = max(1, r * d * q.element_size() // (8 * n) - 1)  # partial sums and their sum: half as large as q
+        group = triton.cdiv(r, min(fitting, row_groups(r, owners)))  # rows summed by one program
         groups = triton.cdiv(r, group)
         partial = torch.empty(groups, n, h, n, dtype=q.dtype if groups == 1 else torch.float32, device=q.device)
         dbias_kernel[(owners * groups,)](
@@ -388,9 +384,17 @@ def attention_backward(
         dbias = partial[0] if groups == 1 else partial.sum(0, dtype=torch.float32).to(q.dtype)
         del partial
 
+    tile = tiles.dkv
+    by_key = None if bias is None else aligned(bias.permute(1, 2, 0))
+    dkv_kernel[(triton.cdiv(n, tile.keys) * r * h,)](
+        q, k, v, by_key, mask, lead, du, lse, delta, dk, dv, r, n, *strides, 0 if by_key is None else by_key.stride(1), *mask_strides,
+        d**-0.5, **common, Q=tile.queries, K=tile.keys, HAS_BIAS=has_bias, EVEN=n % tile.queries == 0, **tile.options,
+    )  # fmt: skip
+    del by_key
+
     tile = tiles.dq
     dq_kernel[(triton.cdiv(n, tile.queries) * r * h,)](
         q, k, v, by_query, mask, lead, lse, delta, dq, r, n, *strides, bias_n, *mask_strides, d**-0.5,
         **common, Q=tile.queries, K=tile.keys, HAS_BIAS=has_bias, EVEN=n % tile.keys == 0, **tile.options,
     )  # fmt: skip
-    return dq, dk, dv, dgate, dbias
+    return grads, dbias

@@ -97,7 +97,7 @@ def kernel_options(sub: SubModuleSpec, name: str, problem: Problem, setting: Set
         return
     tensor, axis = sub.reads[0]
     lengths = setting.shapes.axes[tensor]
-    if lengths[axis - 1] % kernel.multiple:
+    if lengths[axis - 1] % kernel.multiple or not all(low <= sub.widths[role] <= high for role, low, high in kernel.within):
         return
     total = lengths[axis]
     shared = setting.shapes.axes[sub.shares[0]][sub.shares[1]] if sub.shares else 0

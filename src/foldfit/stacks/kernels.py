@@ -4,6 +4,7 @@ from foldfit.stacks import attention_kernels as attention
 from foldfit.stacks import pair_kernels as pair
 from foldfit.stacks import sdpa_kernels as sdpa
 from foldfit.stacks import single_kernels as single
+from foldfit.stacks import triton_kernels as triton
 from foldfit.stacks.spec import Kernel, Phase
 
 Kernels = dict[str, dict[str, Kernel]]
@@ -14,13 +15,20 @@ def anywhere(update: Phase, share: Phase | None = None) -> dict[str, Kernel]:
     return {"cpu": Kernel(update, share), "cuda": Kernel(update, share)}
 
 
+def fused(update: Phase, widths: tuple[str, int, int], share: Phase | None = None) -> dict[str, Kernel]:
+    """Ours in Triton, for CUDA."""
+    return {"cuda": Kernel(update, share, within=(widths,))}
+
+
 COLUMN_ATTENTION: Kernels = {
     "reference": anywhere(attention.UNBIASED_UPDATE),
     "sdpa": {"cpu": Kernel(sdpa.UNBIASED_UPDATE), "cuda": Kernel(sdpa.CUDA_UNBIASED_UPDATE)},
+    "triton": fused(triton.UNBIASED_ATTENTION, ("d", 8, 64)),
 }
 ROW_ATTENTION: Kernels = {
     "reference": anywhere(attention.UPDATE, attention.ROW_SHARE),
     "sdpa": {"cpu": Kernel(sdpa.CPU_UPDATE, attention.ROW_SHARE), "cuda": Kernel(sdpa.CUDA_UPDATE, attention.ROW_SHARE, multiple=8)},
+    "triton": fused(triton.ATTENTION, ("d", 8, 64), attention.ROW_SHARE),
 }
 TRIANGLE_ATTENTION: Kernels = {
     "reference": anywhere(attention.UPDATE, attention.TRIANGLE_SHARE),
@@ -28,10 +36,14 @@ TRIANGLE_ATTENTION: Kernels = {
         "cpu": Kernel(sdpa.CPU_UPDATE, attention.TRIANGLE_SHARE),
         "cuda": Kernel(sdpa.CUDA_UPDATE, attention.TRIANGLE_SHARE, multiple=8),
     },
+    "triton": fused(triton.ATTENTION, ("d", 8, 64), attention.TRIANGLE_SHARE),
 }
 GLOBAL_ATTENTION: Kernels = {"reference": anywhere(single.GLOBAL_UPDATE)}
 SINGLE_ATTENTION: Kernels = {"reference": anywhere(single.SINGLE_UPDATE, single.SINGLE_SHARE)}
-TRIANGLE_MULTIPLICATION: Kernels = {"reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE)}
+TRIANGLE_MULTIPLICATION: Kernels = {
+    "reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE),
+    "triton": fused(triton.TRIANGLE_UPDATE, ("u", 1, 256), triton.TRIANGLE_SHARE),
+}
 OUTER_PRODUCT_MEAN: Kernels = {"reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE)}
 RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE)}
 SWIGLU_TRANSITION: Kernels = {"reference": anywhere(pair.SWIGLU_UPDATE)}

@@ -50,6 +50,8 @@ class Kernel:
     precisions: tuple[str, ...] = ("fp32", "tf32", "bf16", "fp16")
     multiple: int = 1
     """The other axis' length must be a multiple of it."""
+    within: tuple[tuple[str, int, int], ...] = ()
+    """(role, least, most): widths it is made for."""
 
 
 @dataclass(frozen=True)

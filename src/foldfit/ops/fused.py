@@ -1,0 +1,74 @@
+"""The Triton kernels as one namespace. Triton is imported when a kernel first runs: a machine without it can still plan for one."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foldfit.ops.reference import REFERENCE
+
+
+def projected_attention(
+    y: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor, gating_b: Tensor, bias: Tensor | None, mask: Tensor,
+    keep: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Four projections as one matrix product, and the attention where they left it. Returns o, and what a backward needs."""
+    from foldfit.ops.triton_attention import attention_forward, check, leading_keys
+
+    (r, n, c), (_, h, d) = y.shape, query_w.shape
+    w = torch.cat([x.flatten(1) for x in (query_w, key_w, value_w, gating_w)], 1)
+    offset = torch.cat([gating_b.new_zeros(3 * h * d), gating_b.flatten()])
+    projected = torch.addmm(offset, y.reshape(-1, c), w).view(r, n, 4, h, d)
+    del offset
+    q, k, v, gate = projected.unbind(2)
+    check(q, k, v, gate, bias, mask)
+    lead = leading_keys(mask)
+    o, lse = attention_forward(q, k, v, gate, bias, mask, lead, keep)
+    return (o, w, projected, lead, lse) if keep else (o,)  # type: ignore[return-value]
+
+
+class ProjectedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        o, w, projected, lead, lse = projected_attention(*given, True)  # type: ignore[call-arg]
+        y, *_, bias, mask = given
+        ctx.save_for_backward(y, w, projected, bias, mask, lead, o, lse)
+        return o
+
+    @staticmethod
+    def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
+        from foldfit.ops.triton_attention_backward import attention_backward
+
+        y, w, projected, bias, mask, lead, o, lse = ctx.saved_tensors
+        c, (h, d) = y.shape[2], o.shape[2:]
+        q, k, v, gate = projected.unbind(2)
+        grads, d_bias = attention_backward(do, q, k, v, gate, bias, mask, lead, o, lse)
+        grads = grads.view(-1, 4 * h * d)
+        d_w = (y.reshape(-1, c).t() @ grads).view(c, 4, h, d).unbind(1)
+        d_gating_b = (grads.new_ones(1, len(grads)) @ grads[:, 3 * h * d :]).view(h, d)
+        return (grads @ w.t()).view_as(y), *d_w, d_gating_b, d_bias, None
+
+
+def attention(
+    y: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor, gating_b: Tensor, bias: Tensor | None, mask: Tensor
+) -> Tensor:
+    given = y, query_w, key_w, value_w, gating_w, gating_b, bias, mask
+    return ProjectedAttention.apply(*given) if torch.is_grad_enabled() else projected_attention(*given, False)[0]
+
+
+def gated_linear(y: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None) -> Tensor:
+    from foldfit.ops import triton_gated_linear
+
+    return triton_gated_linear.gated_linear(y, mask, w, gate_w, b, gate_b)
+
+
+def triangle_update(
+    a: Tensor, b: Tensor, y: Tensor, scale: Tensor, offset: Tensor, w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None
+) -> Tensor:
+    from foldfit.ops import triton_triangle
+
+    return triton_triangle.triangle_update(a, b, y, scale, offset, w, w_b, gate_w, gate_b)
+
+
+TRITON = replace(REFERENCE, attention=attention, gated_linear=gated_linear, triangle_update=triangle_update)

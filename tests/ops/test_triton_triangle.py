@@ -1,0 +1,84 @@
+"""The Triton kernels of triangle multiplication against fp64: outputs and every gradient."""
+
+import pytest
+import torch
+
+from foldfit.ops import reference as ref
+from foldfit.ops import triton_gated_linear as tg
+from foldfit.ops import triton_triangle as tt
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 2e-3}
+
+
+def inputs_of(r: int, n: int, c: int, u: int, has_b: bool, dtype: torch.dtype) -> dict[str, torch.Tensor | None]:
+    g = torch.Generator().manual_seed(r * n + c)
+
+    def rand(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return (scale * torch.randn(*shape, generator=g)).to(DEVICE, dtype)
+
+    return {
+        "a": rand(r, u, n), "b": rand(n, u, n), "x": rand(r, n, c), "scale": 1 + rand(u, scale=0.1), "offset": rand(u, scale=0.1),
+        "w": rand(u, c, scale=u**-0.5), "w_b": rand(c) if has_b else None, "gate_w": rand(c, c, scale=c**-0.5),
+        "gate_b": rand(c) if has_b else None,
+    }  # fmt: skip
+
+
+def gradients(function, given, dtype, shape, cotangent):
+    leaves = {k: None if v is None else v.detach().to(dtype).requires_grad_(k != "mask") for k, v in given.items()}
+    out = function(*leaves.values())
+    assert out.shape == shape
+    names = [k for k, v in leaves.items() if v is not None and v.requires_grad]
+    return {"out": out, **dict(zip(names, torch.autograd.grad(out, [leaves[k] for k in names], cotangent.to(dtype)), strict=True))}
+
+
+def agree(ours, theirs, given, precision, shape):
+    cotangent = torch.randn(*shape, device=DEVICE).to(DTYPES[precision])
+    got = gradients(ours, given, DTYPES[precision], shape, cotangent)
+    expected = gradients(theirs, given, torch.float64, shape, cotangent)
+    for name, x in expected.items():
+        assert (got[name].double() - x).norm() <= 2 * TOLERANCE[precision] * x.norm(), name
+    with torch.no_grad():
+        assert torch.equal(ours(*given.values()), got["out"])
+
+
+SIZES = [(1, 1, 8, 8), (3, 17, 24, 20), (2, 33, 16, 40), (2, 64, 32, 32), (5, 70, 128, 128)]
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("has_b", [True, False])
+@pytest.mark.parametrize(("r", "n", "c", "u"), SIZES)
+def test_triangle_update(r, n, c, u, has_b, precision):
+    given = inputs_of(r, n, c, u, has_b, DTYPES[precision])
+    if n == 1:
+        given["b"] = given["b"] + 2  # a norm over channels that are all alike has no digits left
+    agree(tt.triangle_update, ref.triangle_update, given, precision, (r, n, c))
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("has_b", [True, False])
+@pytest.mark.parametrize(("r", "n", "c", "u"), SIZES)
+def test_gated_linear(r, n, c, u, has_b, precision):
+    x = inputs_of(r, n, c, u, has_b, DTYPES[precision])
+    mask = (torch.arange(r * n, device=DEVICE).view(r, n) % 5 != 1).to(DTYPES[precision])
+    gate_b = None if x["gate_b"] is None else x["scale"]
+    given = {"x": x["x"], "mask": mask, "w": x["w"].t().contiguous(), "gate_w": 0.5 * x["w"].t().contiguous(),
+             "b": None if gate_b is None else x["offset"], "gate_b": gate_b}  # fmt: skip
+    agree(tg.gated_linear, ref.gated_linear, given, precision, (r, u, n))
+
+
+def test_the_gradient_may_be_a_view():
+    """As the batched product hands it over: token stride 1, channels and rows in any order."""
+    x = inputs_of(3, 20, 16, 24, True, torch.float32)
+    leaf = x["x"].clone().requires_grad_()
+    call = lambda: tg.gated_linear(leaf, torch.ones(3, 20, device=DEVICE), x["w"].t().contiguous(), x["w"].t().contiguous(), None, None)  # noqa: E731
+    d = torch.randn(24, 3, 20, device=DEVICE)
+    (plain,) = torch.autograd.grad(call(), leaf, d.transpose(0, 1).contiguous())
+    (strided,) = torch.autograd.grad(call(), leaf, d.transpose(0, 1))
+    assert torch.equal(plain, strided)
+
+
+def test_too_wide_is_refused():
+    with pytest.raises(NotImplementedError, match="at most 256"):
+        tg.gated_linear(torch.randn(1, 4, 300), torch.ones(1, 4), torch.randn(300, 8), torch.randn(300, 8), None, None)
