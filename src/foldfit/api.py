@@ -1,6 +1,7 @@
 """The planner for users of Python: sizes and names in, plans out. A model is asked for its stacks, no tensor is made."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from foldfit.cost.devices import Device, find_device
@@ -31,9 +32,10 @@ def problem_of(
     inputs: str = "kept",
     device: str | Device = "cpu",
     memory: str | int = "auto",
+    costs: str = "",
 ) -> tuple[Problem, Device]:
     """The problem that the arguments of `plan` name, and its device. Raises BadInput."""
-    found = device if isinstance(device, Device) else local_device(device)
+    found = replace(device if isinstance(device, Device) else local_device(device), costs=costs)
     stored = ""
     if not isinstance(model, Iterable):
         stacks = model.stacks(n_seq, n_extra)
@@ -66,6 +68,7 @@ def plan(model: "Trunk | Iterable[Stack]", *, policy: str = "auto", solver: str 
     or "train". precision: fp32, tf32, bf16, fp16. optimizer: none, sgd, adam. dropout: whether a training step has it (default
     yes). batch: samples. inputs: "kept", or "overwritten" for an inference that writes into its inputs. device: a name of the
     device table, "cpu", or "cuda" for the card in this machine. memory: the limit, bytes or as "16GiB", "80%", "auto".
+    costs: a file of measured costs; default: this machine's own or the shipped ones; "modelled": none.
     policy: auto, none, small, large, chunk, a registered name or module:function.
 
     Raises DoesNotFit (need, have, what would fit), BadInput, NotSupported.

@@ -13,6 +13,7 @@ VERBS = {
     "compare": "every policy side by side, and the memory-time frontier",
     "max": "the longest n_res for each of several limits",
     "analyze": "where the memory goes: the study's estimation for any sizes",
+    "profile": "measure the options on this machine's device, for plans that stand on measured costs",
     "devices": "the devices that foldfit knows",
     "doctor": "what this machine has",
 }

@@ -1,6 +1,7 @@
 """The flags that say what is to be planned, and the problem they make."""
 
 import argparse
+from dataclasses import replace
 from typing import Literal
 
 from foldfit.cost.devices import Device, find_device
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> Non
     add("--batch", type=int, default=1, metavar="N")
     add("--width", action="append", default=[], metavar="NAME=N", help="a width that differs from the published model's, as c_m=64")
     add("--device", default="cpu", help="a name (see `foldfit devices`), cpu, or cuda for the card in this machine (default cpu)")
+    add("--costs", default="", metavar="FILE", help="measured costs (default: this machine's own, or the shipped ones), or modelled")
     add("--memory", default="auto", help="the limit: 16GiB, 16GB, 80%%, or auto for all that the device has (default auto)")
 
 
@@ -66,6 +68,7 @@ def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Prob
     from foldfit.stacks import STACKS, stack_spec
 
     device, kind = device_of(args.device)
+    device = replace(device, costs=args.costs)
     names = args.stack.split(",")
     for name in names:
         if name not in STACKS:

@@ -33,6 +33,8 @@ class Device:
     launch_seconds: float = EAGER_CALL
     reserved: int = CONTEXT
     aliases: tuple[str, ...] = field(default=())
+    costs: str = ""
+    """A file of measured costs; "": this machine's own or the shipped one, where there is one; "modelled": none."""
 
     def peak(self, precision: str) -> float:
         """FLOP/s of matrix products. Raises NotSupported for a precision that the device lacks."""

@@ -74,11 +74,18 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
         solver=solver if policy == "auto" else "none",
         promised=Promise(timeline.peak, timeline.seconds, timeline.peak_at),
         bound=Bound(bound_seconds, timeline.seconds / bound_seconds - 1),
-        costs="modelled",
+        costs="measured" if all_measured(table, choices) else "modelled",
         resident=resident | backward,
         choices=choices,
         schedule=tuple(schedule),
     ).signed()
+
+
+def all_measured(table: OptionTable, choices: Named) -> bool:
+    """Whether the seconds of everything chosen come from measurements."""
+    known = {(sub.spec.name, o.choice.kernel): o.measured for stack in table.stacks for sub in stack.sub_modules for o in sub.options}
+    names = {len(stack.sub_modules): [sub.spec.name for sub in stack.sub_modules] for stack in table.stacks}
+    return all(known[name, c.kernel] for chosen in choices.values() for name, c in zip(names[len(chosen)], chosen, strict=True))
 
 
 def policy_schedule(table: OptionTable, blocks: list[BlockChoice]) -> tuple[Named, list[str]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from foldfit.cost.database import Corrections, find_costs
 from foldfit.cost.devices import Device
 from foldfit.cost.memory import Bytes, Setting, sub_module_bytes
 from foldfit.cost.seconds import sub_module_seconds
@@ -15,6 +16,9 @@ from foldfit.stacks import StackSpec, SubModuleSpec
 CUDA_ALIGN = 512
 """Bytes: PyTorch's caching allocator rounds every tensor up to it."""
 
+LONGEST = 0.5
+"""Seconds of an option that profiling still takes."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -25,6 +29,8 @@ class Option:
     seconds: float
     back_seconds: float
     recordable: bool
+    measured: bool = False
+    """Whether its seconds come from measurements of this kernel."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,11 @@ def slice_rows(total: int) -> tuple[int, ...]:
 
 
 def option_table(problem: Problem, device: Device) -> OptionTable:
-    """All options of all stacks. Raises NotSupported for a precision that the device does not have."""
+    """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have, BadInput
+    for a cost database of another one."""
     device.peak(problem.precision)
-    return OptionTable(problem, device, tuple(stack_options(problem, stack, device) for stack in problem.stacks))
+    costs = find_costs(device)
+    return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs) for stack in problem.stacks))
 
 
 def setting_of(problem: Problem, shapes: Shapes) -> Setting:
@@ -79,19 +87,21 @@ def setting_of(problem: Problem, shapes: Shapes) -> Setting:
     )
 
 
-def stack_options(problem: Problem, stack: Stack, device: Device) -> StackOptions:
+def stack_options(problem: Problem, stack: Stack, device: Device, costs: Corrections | None) -> StackOptions:
     spec, shapes = shapes_of(problem, stack)
     setting = setting_of(problem, shapes)
     state = {name: problem.batch * shapes.elements(name) * problem.itemsize for name in shapes.axes}
     subs = []
     for sub in spec.sub_modules:
-        options = tuple(o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, setting, device))
+        options = tuple(o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, setting, device, costs))
         subs.append(SubModuleOptions(sub, state[sub.writes[0]], options))
     return StackOptions(spec, stack.blocks, shapes, state, tuple(subs))
 
 
-def kernel_options(sub: SubModuleSpec, name: str, problem: Problem, setting: Setting, device: Device) -> Iterator[Option]:
-    """Nothing where the kernel does not run on this device or in this precision."""
+def kernel_options(
+    sub: SubModuleSpec, name: str, problem: Problem, setting: Setting, device: Device, costs: Corrections | None
+) -> Iterator[Option]:
+    """Nothing where the kernel does not run on this device, in this precision or at these widths."""
     kernel = sub.kernels[name].get(problem.device_type)
     if kernel is None or problem.precision not in kernel.precisions:
         return
@@ -101,10 +111,32 @@ def kernel_options(sub: SubModuleSpec, name: str, problem: Problem, setting: Set
         return
     total = lengths[axis]
     shared = setting.shapes.axes[sub.shares[0]][sub.shares[1]] if sub.shares else 0
+    caution = costs.caution(sub, problem.precision, device) if costs else 1.0
     for rows in slice_rows(total):
         # As many rows of the share at a time as of the update, in proportion: its moments are the smaller ones.
-        share_rows = -(-rows * shared // total) if shared else 0
-        for recompute in (False, True) if problem.mode == "train" else (False,):
-            choice = Choice(name, rows, share_rows, recompute)
-            forward, back = sub_module_seconds(sub, kernel, choice, setting, device, problem.precision)
-            yield Option(choice, sub_module_bytes(sub, kernel, choice, setting), forward, back, bool(kernel.update.record))
+        choice = Choice(name, rows, -(-rows * shared // total) if shared else 0)
+        modelled = sub_module_seconds(sub, kernel, choice, setting, device, problem.precision)
+        found = costs.seconds(sub, choice, setting, device, problem.precision, modelled) if costs else None
+        forward, back = found or (caution * modelled[0], caution * modelled[1])
+        recordable, measured = bool(kernel.update.record), found is not None
+        yield Option(choice, sub_module_bytes(sub, kernel, choice, setting), forward, back, recordable, measured)
+        if problem.mode == "train":
+            again = Choice(name, rows, choice.share_rows, True)
+            more = sub_module_seconds(sub, kernel, again, setting, device, problem.precision)[1] - modelled[1]
+            back += more * forward / modelled[0]
+            yield Option(again, sub_module_bytes(sub, kernel, again, setting), forward, back, recordable, measured)
+
+
+def worth_measuring(table: OptionTable) -> Iterator[tuple[StackOptions, SubModuleOptions, Option]]:
+    """For `foldfit profile`: of every sub-module and kernel the options with all rows, half of them, a quarter ... that fit the
+    memory and that the model gives less than LONGEST."""
+    for stack in table.stacks:
+        room = table.problem.memory - 4 * sum(stack.state.values())
+        for sub in stack.sub_modules:
+            rows: dict[str, float] = {}
+            for option in sorted(sub.options, key=lambda o: (o.choice.kernel, -o.choice.rows)):
+                choice = option.choice
+                fits = max(option.bytes.back, option.bytes.inter) <= room and option.seconds + option.back_seconds < LONGEST
+                if not choice.recompute and fits and choice.rows <= rows.get(choice.kernel, float("inf")):
+                    rows[choice.kernel] = choice.rows // 2
+                    yield stack, sub, option

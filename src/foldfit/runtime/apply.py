@@ -108,10 +108,11 @@ def forward(call: Call, state: State, target: Tensor) -> None:
 
 
 def add(call: Call, target: Tensor, u: Tensor, start: int, stop: int) -> None:
-    drop = call.drop_rows(start, stop)
-    if drop is not None:
-        u.mul_(drop)
-    view(target, call.module.spec.writes[1], start, stop).add_(u)
+    rows, drop = view(target, call.module.spec.writes[1], start, stop), call.drop_rows(start, stop)
+    if drop is None:
+        rows.add_(u)
+    else:
+        rows.addcmul_(u, drop)
 
 
 def record(call: Call, state: State) -> tuple[Tensor, Kept | None]:

@@ -7,13 +7,12 @@ from foldfit.stacks.spec import SubModuleSpec
 
 
 def drop_mask(spec: SubModuleSpec, shape: tuple[int, int], position: tuple[int, ...], like: Tensor) -> Tensor:
-    """Factors 0 or 1 / (1 - rate) in mapped order, [1, n, c] or [r, 1, c], for `shape` = (r, n); drawn on the CPU, so that
-    every device and every rank draws the same."""
-    generator = torch.Generator().manual_seed(mix(position))
+    """Factors 0 or 1 / (1 - rate) in mapped order, [1, n, c] or [r, 1, c], for `shape` = (r, n). Drawn where `like` lies, in
+    whole before any slicing: every plan on one kind of device draws the same, and nothing waits for a copy."""
+    generator = torch.Generator(like.device).manual_seed(mix(position))
     r, n = shape
     size = (1, n, spec.widths["c"]) if spec.dropout_over == "r" else (r, 1, spec.widths["c"])
-    keep = torch.rand(size, generator=generator) >= spec.dropout
-    return (keep / (1 - spec.dropout)).to(like)
+    return like.new_empty(size).bernoulli_(1 - spec.dropout, generator=generator).div_(1 - spec.dropout)
 
 
 def mix(position: tuple[int, ...]) -> int:

@@ -1,0 +1,55 @@
+"""`foldfit profile`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from foldfit.cli import problem as flags
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_arguments(parser)
+    parser.add_argument("--again", action="store_true", help="measure also what the database has already")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measures what the planner may choose, and adds it to the database of --costs, after every sub-module: it can be stopped
+    and called again."""
+    import datetime
+    import json
+
+    import msgspec
+    import torch
+
+    from foldfit.cost.database import Costs, load_costs, name_of, user_file
+    from foldfit.errors import BadInput, MissingEnvironment
+    from foldfit.planner.options import option_table, worth_measuring
+    from foldfit.profile.options import Bench
+
+    path, args.costs = args.costs, "modelled"
+    problem, device = flags.problem_of(args)
+    path = Path(path or user_file(device.name))
+    if problem.device_type == "cuda" and not torch.cuda.is_available():
+        raise MissingEnvironment(f"no {device.name} here: profile on the machine that has one, and plan anywhere with its file as --costs")
+    versions = {"torch": str(torch.__version__), "cuda": str(torch.version.cuda)}
+    costs = load_costs(path) if path.exists() else Costs(device=device.name, versions=versions, date="")
+    if (costs.device, costs.versions) != (device.name, versions):
+        raise BadInput(f"{path} is of {costs.device}, {costs.versions}, this is {device.name}, {versions}: give another file as --costs")
+    samples = {(s.key, tuple(sorted(s.axes.items())), s.rows): s for s in costs.samples}
+    before, bench, of = len(samples), None, None
+    todo = list(worth_measuring(option_table(problem, device)))
+    for i, (stack, sub, option) in enumerate(todo):
+        choice, axes = option.choice, stack.shapes.axes
+        key = (name_of(sub.spec), choice.kernel, problem.precision), tuple(sorted(axes.items())), choice.rows
+        if key not in samples or args.again:
+            if bench is None or of is not sub:
+                bench, of = None, sub  # the last one's tensors first
+                bench = Bench(problem, stack.shapes, sub.spec)
+            if sys.stderr.isatty():
+                print(f"\r{i + 1} of {len(todo)}: {sub.spec.name}, {choice.kernel}, {choice.rows} rows\033[K", end="", file=sys.stderr)
+            samples[key] = bench.sample(choice)
+        if i + 1 == len(todo) or todo[i + 1][1] is not sub:
+            costs = msgspec.structs.replace(costs, samples=tuple(samples.values()), date=datetime.date.today().isoformat())
+            costs.save(path)
+    out = {"costs": str(path), "samples": len(samples), "measured": len(samples) - before}
+    print(json.dumps(out) if args.json else f"{out['measured']} options measured; {path} has {out['samples']}")
