@@ -9,7 +9,7 @@ from foldfit.errors import BadInput
 from foldfit.planner import api
 from foldfit.planner.api import Outlook, Row
 from foldfit.plans import Plan
-from foldfit.problem import Mode, Optimizer, Precision, Problem, Stack
+from foldfit.problem import Launch, Mode, Optimizer, Precision, Problem, Stack
 from foldfit.units import parse_memory
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def problem_of(
     optimizer: Optimizer = "none",
     dropout: bool | None = None,
     batch: int = 1,
+    launch: Launch = "eager",
     inputs: str = "kept",
     device: str | Device = "cpu",
     memory: str | int = "auto",
@@ -48,7 +49,7 @@ def problem_of(
     limit = memory if isinstance(memory, int) else parse_memory(memory, found.memory, found.reserved)
     return Problem(
         stacks=stacks, n_res=n_res, mode=mode, precision=precision, parameters=parameters, optimizer=optimizer,  # type: ignore[arg-type]
-        dropout=mode == "train" if dropout is None else dropout, batch=batch, inputs=inputs, device=found.name,  # type: ignore[arg-type]
+        dropout=mode == "train" if dropout is None else dropout, batch=batch, launch=launch, inputs=inputs, device=found.name,  # type: ignore[arg-type]
         device_type="cpu" if found.name == "cpu" else "cuda", memory=limit,
     ), found  # fmt: skip
 
@@ -64,12 +65,13 @@ def local_device(name: str) -> Device:
 def plan(model: "Trunk | Iterable[Stack]", *, policy: str = "auto", solver: str = "chain", **problem: object) -> Plan:
     """The fastest plan that fits.
 
-    model: a trunk (Evoformer, ExtraMSAStack, Pairformer, Trunk), or its stacks, each a `Stack`. n_seq, n_extra, n_res: sizes. mode: "infer"
-    or "train". precision: fp32, tf32, bf16, fp16. optimizer: none, sgd, adam. dropout: whether a training step has it (default
-    yes). batch: samples. inputs: "kept", or "overwritten" for an inference that writes into its inputs. device: a name of the
-    device table, "cpu", or "cuda" for the card in this machine. memory: the limit, bytes or as "16GiB", "80%", "auto".
-    costs: a file of measured costs; default: this machine's own or the shipped ones; "modelled": none.
-    policy: auto, none, small, large, chunk, a registered name or module:function.
+    model: a trunk (Evoformer, ExtraMSAStack, Pairformer, Trunk), or its stacks, each a `Stack`. n_seq, n_extra, n_res: sizes.
+    mode: "infer" or "train". precision: fp32, tf32, bf16, fp16. optimizer: none, sgd, adam. dropout: whether a training step
+    has it (default yes). batch: samples. inputs: "kept", or "overwritten" for an inference that writes into its inputs.
+    launch: "eager", or "graph" for CUDA graphs, captured at the first call. device: a name of the device table, "cpu", or
+    "cuda" for the card in this machine. memory: the limit, bytes or as "16GiB", "80%", "auto". costs: a file of measured
+    costs; default: this machine's own or the shipped ones; "modelled": none. policy: auto, none, small, large, chunk, a
+    registered name or module:function.
 
     Raises DoesNotFit (need, have, what would fit), BadInput, NotSupported.
     """

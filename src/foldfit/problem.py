@@ -8,6 +8,7 @@ from foldfit.errors import BadInput
 
 Mode = Literal["infer", "train"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Launch = Literal["eager", "graph"]
 Storage = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["none", "sgd", "adam"]
 
@@ -29,7 +30,10 @@ class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`memory`: the limit in bytes on what the run may allocate. `inputs`: "kept" leaves the caller's tensors as they are,
-    "overwritten" lets an inference write the result into them. Raises BadInput for sizes below 1 or a mode without sense."""
+    "overwritten" lets an inference write the result into them. `launch`: kernel by kernel, or as a CUDA graph.
+
+    Raises BadInput for sizes below 1 or a mode without sense.
+    """
 
     stacks: tuple[Stack, ...]
     n_res: int
@@ -40,6 +44,7 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     dropout: bool = False
     inputs: Literal["kept", "overwritten"] = "kept"
     batch: int = 1
+    launch: Launch = "eager"
     device: str = "cpu"
     device_type: Literal["cpu", "cuda"] = "cpu"
     memory: int
@@ -60,6 +65,8 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise BadInput(f"an inference has no optimizer: leave --optimizer {self.optimizer} out, or plan with --mode train")
         if self.mode == "infer" and self.dropout:
             raise BadInput("an inference has no dropout")
+        if self.launch == "graph" and (self.device_type != "cuda" or self.inputs == "overwritten"):
+            raise BadInput("graphs are CUDA's, and keep their inputs: launch eagerly")
         if self.mode == "train" and self.inputs == "overwritten":
             raise BadInput("a training step needs its inputs in backward: inputs must be kept")
 

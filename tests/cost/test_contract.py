@@ -63,7 +63,7 @@ class Bench:
         lengths = self.shapes.axes[tensor]
         self.drop = None
         if dropout and self.spec.dropout:
-            self.drop = drop_mask(self.spec, (lengths[axis], lengths[1 - axis]), (0,), self.masks[tensor])
+            self.drop = drop_mask(self.spec, (lengths[axis], lengths[1 - axis]), torch.tensor(0), (0,), self.masks[tensor])
 
     def choice(self, kernel: str, part: int, recompute: bool) -> Choice:
         """Slices of 1 / part of the rows, rounded up."""

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> Non
     add("--batch", type=int, default=1, metavar="N")
     add("--width", action="append", default=[], metavar="NAME=N", help="a width that differs from the published model's, as c_m=64")
     add("--device", default="cpu", help="a name (see `foldfit devices`), cpu, or cuda for the card in this machine (default cpu)")
+    add("--launch", choices=("eager", "graph"), default="eager", help="kernel by kernel, or as a CUDA graph (default eager)")
     add("--costs", default="", metavar="FILE", help="measured costs (default: this machine's own, or the shipped ones), or modelled")
     add("--memory", default="auto", help="the limit: 16GiB, 16GB, 80%%, or auto for all that the device has (default auto)")
 
@@ -104,6 +105,7 @@ def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Prob
         dropout=args.mode == "train",
         inputs="kept",
         batch=args.batch,
+        launch=args.launch,
         device=device.name,
         device_type=kind,
         memory=parse_memory(args.memory, device.memory, device.reserved),

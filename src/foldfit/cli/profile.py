@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> None:
     todo = list(worth_measuring(option_table(problem, device)))
     for i, (stack, sub, option) in enumerate(todo):
         choice, axes = option.choice, stack.shapes.axes
-        key = (name_of(sub.spec), choice.kernel, problem.precision), tuple(sorted(axes.items())), choice.rows
+        key = (name_of(sub.spec), choice.kernel, problem.precision, problem.launch), tuple(sorted(axes.items())), choice.rows
         if key not in samples or args.again:
             if bench is None or of is not sub:
                 bench, of = None, sub  # the last one's tensors first

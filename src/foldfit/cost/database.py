@@ -33,6 +33,8 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sub_module: str
     kernel: str
     precision: str
+    launch: str
+    """"eager" or "graph"."""
     axes: dict[str, tuple[int, ...]]
     """State tensor -> its lengths, without channels."""
     rows: int
@@ -42,8 +44,8 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backward: float
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        return self.sub_module, self.kernel, self.precision
+    def key(self) -> tuple[str, str, str, str]:
+        return self.sub_module, self.kernel, self.precision, self.launch
 
 
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -117,16 +119,18 @@ class Corrections:
 
     def __init__(self, samples: Iterable[Sample], factor: float = 1.0) -> None:
         self.factor = factor
-        self.samples: dict[tuple[str, str, str], list[Sample]] = {}
+        self.samples: dict[tuple[str, str, str, str], list[Sample]] = {}
         for sample in samples:
             self.samples.setdefault(sample.key, []).append(sample)
-        self.factors: dict[tuple[str, str, str, str], list[tuple[tuple[float, ...], tuple[float, float]]]] = {}
+        self.factors: dict[tuple[str, ...], list[tuple[tuple[float, ...], tuple[float, float]]]] = {}
 
-    def of(self, sub: SubModuleSpec, kernel: str, precision: str, device: Device) -> list[tuple[tuple[float, ...], tuple[float, float]]]:
+    def of(
+        self, sub: SubModuleSpec, kernel: str, precision: str, launch: str, device: Device
+    ) -> list[tuple[tuple[float, ...], tuple[float, float]]]:
         """(where a sample is, its factors forward and backward) of all samples of a sub-module by a kernel."""
-        key = (name_of(sub), kernel, precision, device.name)
+        key = (name_of(sub), kernel, precision, launch)
         if key not in self.factors:
-            self.factors[key] = [self.measure(sub, s, device) for s in self.samples.get(key[:3], ())]
+            self.factors[key] = [self.measure(sub, s, device) for s in self.samples.get(key, ())]
         return self.factors[key]
 
     def measure(self, sub: SubModuleSpec, s: Sample, device: Device) -> tuple[tuple[float, ...], tuple[float, float]]:
@@ -137,11 +141,18 @@ class Corrections:
         return place(sub, s.axes, s.rows), (s.forward / forward, (s.backward + s.record - s.forward) / max(backward, 1e-12))
 
     def seconds(
-        self, sub: SubModuleSpec, choice: Choice, setting: Setting, device: Device, precision: str, modelled: tuple[float, float]
+        self,
+        sub: SubModuleSpec,
+        choice: Choice,
+        setting: Setting,
+        precision: str,
+        launch: str,
+        device: Device,
+        modelled: tuple[float, float],
     ) -> tuple[float, float] | None:
         """(forward, backward) of an option that keeps; None where its kernel was never measured on this sub-module.
         Recording's surplus over a plain run is in backward."""
-        known = self.of(sub, choice.kernel, precision, device)
+        known = self.of(sub, choice.kernel, precision, launch, device)
         if not known:
             return None
         here = place(sub, setting.shapes.axes, choice.rows)
@@ -152,10 +163,10 @@ class Corrections:
         logs = [sum(w * log(max(f[i], 1e-9)) for w, (_, f) in zip(weights, near, strict=True)) / sum(weights) for i in (0, 1)]
         return self.factor * modelled[0] * exp(logs[0]), self.factor * modelled[1] * exp(logs[1])
 
-    def caution(self, sub: SubModuleSpec, precision: str, device: Device) -> float:
+    def caution(self, sub: SubModuleSpec, precision: str, launch: str, device: Device) -> float:
         """For a kernel that nobody measured: the model's largest miss on this sub-module, so that no kernel is chosen for
         being unknown."""
-        known = [f for kernel in sub.kernels for _, f in self.of(sub, kernel, precision, device)]
+        known = [f for kernel in sub.kernels for _, f in self.of(sub, kernel, precision, launch, device)]
         return self.factor * max((x for f in known for x in f), default=1.0)
 
 

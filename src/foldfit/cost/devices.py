@@ -18,6 +18,10 @@ EAGER_CALL = 9e-6
 """Seconds between kernels that PyTorch launches one by one: its dispatcher takes longer than the launch itself."""
 
 
+GRAPH_CALL = 2e-6
+"""Seconds between kernels of a CUDA graph, about."""
+
+
 @dataclass(frozen=True)
 class Device:
     """`memory`: bytes that the card has; `reserved`: bytes of it that no plan can use. `link`: to other devices of the host,

@@ -1,11 +1,11 @@
 """The option table of a problem: for every sub-module, every kernel, slice and keep-or-recompute, with bytes and seconds."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from foldfit.cost.database import Corrections, find_costs
-from foldfit.cost.devices import Device
+from foldfit.cost.devices import GRAPH_CALL, Device
 from foldfit.cost.memory import Bytes, Setting, sub_module_bytes
 from foldfit.cost.seconds import sub_module_seconds
 from foldfit.cost.sizes import Shapes, shapes_of
@@ -16,8 +16,8 @@ from foldfit.stacks import StackSpec, SubModuleSpec
 CUDA_ALIGN = 512
 """Bytes: PyTorch's caching allocator rounds every tensor up to it."""
 
-LONGEST = 0.5
-"""Seconds of an option that profiling still takes."""
+LONGEST, MOST_SLICES = 0.05, 32
+"""Seconds and slices of an option that profiling still takes."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ def option_table(problem: Problem, device: Device) -> OptionTable:
     """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have, BadInput
     for a cost database of another one."""
     device.peak(problem.precision)
+    if problem.launch == "graph":
+        device = replace(device, launch_seconds=GRAPH_CALL)
     costs = find_costs(device)
     return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs) for stack in problem.stacks))
 
@@ -111,12 +113,12 @@ def kernel_options(
         return
     total = lengths[axis]
     shared = setting.shapes.axes[sub.shares[0]][sub.shares[1]] if sub.shares else 0
-    caution = costs.caution(sub, problem.precision, device) if costs else 1.0
+    caution = costs.caution(sub, problem.precision, problem.launch, device) if costs else 1.0
     for rows in slice_rows(total):
         # As many rows of the share at a time as of the update, in proportion: its moments are the smaller ones.
         choice = Choice(name, rows, -(-rows * shared // total) if shared else 0)
         modelled = sub_module_seconds(sub, kernel, choice, setting, device, problem.precision)
-        found = costs.seconds(sub, choice, setting, device, problem.precision, modelled) if costs else None
+        found = costs.seconds(sub, choice, setting, problem.precision, problem.launch, device, modelled) if costs else None
         forward, back = found or (caution * modelled[0], caution * modelled[1])
         recordable, measured = bool(kernel.update.record), found is not None
         yield Option(choice, sub_module_bytes(sub, kernel, choice, setting), forward, back, recordable, measured)
@@ -134,9 +136,10 @@ def worth_measuring(table: OptionTable) -> Iterator[tuple[StackOptions, SubModul
         room = table.problem.memory - 4 * sum(stack.state.values())
         for sub in stack.sub_modules:
             rows: dict[str, float] = {}
+            fewest = max(o.choice.rows for o in sub.options) / MOST_SLICES
             for option in sorted(sub.options, key=lambda o: (o.choice.kernel, -o.choice.rows)):
                 choice = option.choice
                 fits = max(option.bytes.back, option.bytes.inter) <= room and option.seconds + option.back_seconds < LONGEST
-                if not choice.recompute and fits and choice.rows <= rows.get(choice.kernel, float("inf")):
+                if not choice.recompute and fits and fewest <= choice.rows <= rows.get(choice.kernel, float("inf")):
                     rows[choice.kernel] = choice.rows // 2
                     yield stack, sub, option

@@ -1,6 +1,7 @@
 """Measures options on this device: one sub-module at a time, as the executor runs it."""
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -25,8 +26,9 @@ class Bench:
 
     def __init__(self, problem: Problem, shapes: Shapes, spec: SubModuleSpec) -> None:
         self.spec, self.train = spec, problem.mode == "train"
-        self.precision, self.cuda = problem.precision, problem.device_type == "cuda"
+        self.precision, self.launch, self.cuda = problem.precision, problem.launch, problem.device_type == "cuda"
         self.axes = shapes.axes
+        self.seed = torch.zeros((), dtype=torch.int64, device=problem.device_type)
         dtype, device = DTYPES[problem.precision], torch.device(problem.device_type)
         used = {name for name, _ in (*spec.reads, spec.writes, *((spec.shares,) if spec.shares else ()))}
         self.state = {n: torch.randn(1, *self.axes[n], shapes.channels[n], dtype=dtype, device=device) for n in used}
@@ -41,7 +43,7 @@ class Bench:
         if self.train and self.spec.dropout:
             tensor, axis = self.spec.writes
             lengths = self.axes[tensor]
-            drop = drop_mask(self.spec, (lengths[axis], lengths[1 - axis]), (0,), self.masks[tensor])
+            drop = drop_mask(self.spec, (lengths[axis], lengths[1 - axis]), self.seed, (0,), self.masks[tensor])
         return Call(self.module, choice, self.masks, drop)
 
     def clock(self) -> float:
@@ -69,13 +71,52 @@ class Bench:
             g.normal_()
         return forward, middle - start, end - middle
 
+    def replays(self, choice: Choice) -> Callable[[], tuple[float, float, float]]:
+        """As `once`, each part a CUDA graph."""
+        graphs, pool = [torch.cuda.CUDAGraph() for _ in range(3)], torch.cuda.graph_pool_handle()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.once(choice)
+        torch.cuda.synchronize()
+        target = self.state[self.spec.writes[0]].clone()
+        with torch.cuda.graph(graphs[0], pool=pool, stream=stream):
+            apply.forward(self.call(choice), self.state, target)
+        if self.train:
+            with torch.cuda.graph(graphs[1], pool=pool, stream=stream):
+                version, kept = apply.record(self.call(choice), self.state)
+            del version
+            with torch.cuda.graph(graphs[2], pool=pool, stream=stream):
+                apply.backward(self.call(choice), self.state, kept, self.grads, self.gradients)
+
+        def once() -> tuple[float, float, float]:
+            marks = [self.clock()]
+            for graph in graphs if self.train else graphs[:1]:
+                graph.replay()
+                marks.append(self.clock())
+            if not self.train:
+                return marks[1] - marks[0], marks[1] - marks[0], 0.0
+            return marks[1] - marks[0], marks[2] - marks[1], marks[3] - marks[2]
+
+        return once
+
     def sample(self, choice: Choice) -> Sample:
         """The median of several runs, after one that is not counted."""
-        self.once(choice)
+        once = self.replays(choice) if self.launch == "graph" else lambda: self.once(choice)
+        once()
         times: list[tuple[float, float, float]] = []
         while len(times) < REPEATS and (len(times) < 2 or sum(map(sum, times)) < ENOUGH):
-            times.append(self.once(choice))
+            times.append(once())
         forward, record, backward = (sorted(t)[len(t) // 2] for t in zip(*times, strict=True))
         return Sample(
-            name_of(self.spec), choice.kernel, self.precision, dict(self.axes), choice.rows, choice.share_rows, forward, record, backward
+            name_of(self.spec),
+            choice.kernel,
+            self.precision,
+            self.launch,
+            dict(self.axes),
+            choice.rows,
+            choice.share_rows,
+            forward,
+            record,
+            backward,
         )

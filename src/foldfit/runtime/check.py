@@ -102,6 +102,8 @@ def check_inputs(trunk: "Trunk", plan: Plan, state: State, masks: State, train: 
             out_masks[name] = mask.to(dtype).reshape(-1, *shape[len(batch) : -1]).contiguous()
     if len(out["z"]) != problem.batch:
         raise BadInput(f"the plan is for a batch of {problem.batch}, got {len(out['z'])}")
+    if len({p.dtype for p in trunk.parameters()}) > 1:
+        raise BadInput("the model's parameters are of several dtypes: expected one, call model.to(dtype)")
     if problem.parameters != {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}.get(next(trunk.parameters()).dtype):
         raise BadInput(
             f"the plan has parameters in {problem.parameters}, the model in {next(trunk.parameters()).dtype}: plan again, or call .to()"

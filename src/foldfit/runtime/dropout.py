@@ -6,12 +6,19 @@ from torch import Tensor
 from foldfit.stacks.spec import SubModuleSpec
 
 
-def drop_mask(spec: SubModuleSpec, shape: tuple[int, int], position: tuple[int, ...], like: Tensor) -> Tensor:
-    """Factors 0 or 1 / (1 - rate) in mapped order, [1, n, c] or [r, 1, c], for `shape` = (r, n). Drawn where `like` lies, in
-    whole before any slicing: every plan on one kind of device draws the same, and nothing waits for a copy."""
-    generator = torch.Generator(like.device).manual_seed(mix(position))
+def drop_mask(spec: SubModuleSpec, shape: tuple[int, int], seed: Tensor, position: tuple[int, ...], like: Tensor) -> Tensor:
+    """Factors 0 or 1 / (1 - rate) in mapped order, [1, n, c] or [r, 1, c], for `shape` = (r, n); seed: [] int64 where `like` is.
+
+    Drawn in whole before any slicing, so that every plan on one kind of device draws the same; on CUDA without a look at
+    the seed, which would wait for the device.
+    """
     r, n = shape
     size = (1, n, spec.widths["c"]) if spec.dropout_over == "r" else (r, 1, spec.widths["c"])
+    if like.is_cuda:
+        from foldfit.ops.triton_dropout import factors
+
+        return factors(size, spec.dropout, seed, mix(position) >> 1, like)
+    generator = torch.Generator().manual_seed(mix((int(seed), *position)))
     return like.new_empty(size).bernoulli_(1 - spec.dropout, generator=generator).div_(1 - spec.dropout)
 
 

@@ -29,7 +29,9 @@ class Record:
 class Executor:
     """One run of a plan over `blocks` of sub-modules. `state` is changed in place only where the schedule owns it."""
 
-    def __init__(self, blocks: list[list[SubModule]], plan: Plan, masks: State, seed: int | None, watch: Watch | None = None) -> None:
+    def __init__(
+        self, blocks: list[list[SubModule]], plan: Plan, masks: State, seed: torch.Tensor | None, watch: Watch | None = None
+    ) -> None:
         self.blocks, self.plan, self.masks, self.seed = blocks, plan, masks, seed
         self.watch = watch or (lambda step, sub_module: None)
         self.state: State | None = None
@@ -138,7 +140,7 @@ class Executor:
         if self.seed is not None and module.spec.dropout:
             tensor, axis = module.spec.writes
             shape = self.masks[tensor].shape[1:]
-            drop = drop_mask(module.spec, (shape[axis], shape[1 - axis]), (self.seed, block, i), self.masks[tensor])
+            drop = drop_mask(module.spec, (shape[axis], shape[1 - axis]), self.seed, (block, i), self.masks[tensor])
         return Call(module, choice, self.masks, drop)
 
 

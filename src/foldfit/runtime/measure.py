@@ -47,7 +47,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     def check(self) -> "Measured":
         """Raises BrokenPromise that names the sub-module at the peak."""
         if not self.kept:
-            worst = max(self.steps, key=lambda s: s.peak_bytes)
+            worst = max(self.steps, key=lambda s: s.peak_bytes, default=Step("end", "the last step", 0))
             raise BrokenPromise(
                 f"measured {self.peak_bytes} bytes, promised {self.promised_peak_bytes}, in {worst.sub_module} of step "
                 f"`{worst.step}`: this is a defect of foldfit; please report it with the plan"

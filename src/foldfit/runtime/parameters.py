@@ -28,16 +28,35 @@ def leaves_of(module: SubModule) -> list[Tensor]:
 
 
 class Gradients:
-    """One zeroed buffer a parameter, in the parameter's own precision; slices and passes add up in it."""
+    """One zeroed buffer a parameter, in the parameter's own precision; slices and passes add up in it.
+
+    All of them are parts of one tensor: thousands of small ones would each cost a launch.
+    """
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.buffers = {id(p): torch.zeros_like(p) for p in parameters if p.requires_grad}
+        wanted = [p for p in parameters if p.requires_grad]
+        self.flat = wanted[0].new_zeros(sum(p.numel() for p in wanted)) if wanted else torch.empty(0)
+        self.buffers = self.parts(wanted, self.flat)
+
+    @staticmethod
+    def parts(parameters: list[nn.Parameter], flat: Tensor) -> dict[int, Tensor]:
+        split = flat.split([p.numel() for p in parameters])
+        return {id(p): part.view_as(p) for p, part in zip(parameters, split, strict=True)}
+
+    def copy(self, parameters: list[nn.Parameter]) -> "Gradients":
+        out = Gradients([])
+        out.flat = self.flat.clone()
+        out.buffers = self.parts([p for p in parameters if p.requires_grad], out.flat)
+        return out
 
     def add(self, module: SubModule, grads: Sequence[Tensor | None]) -> None:
         """`grads`: one a parameter of `module`, in its order; None where the call did not use it."""
-        for p, g in zip(leaves_of(module), grads, strict=True):
-            if g is not None and id(p) in self.buffers:
-                self.buffers[id(p)].add_(g)
+        pairs = [(self.buffers[id(p)], g) for p, g in zip(leaves_of(module), grads, strict=True) if g is not None and id(p) in self.buffers]
+        if pairs and pairs[0][0].dtype == pairs[0][1].dtype:
+            torch._foreach_add_([b for b, _ in pairs], [g for _, g in pairs])
+        else:
+            for buffer, g in pairs:
+                buffer.add_(g)
 
     def pop(self, parameter: nn.Parameter) -> Tensor | None:
         return self.buffers.pop(id(parameter), None)

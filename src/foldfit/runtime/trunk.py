@@ -12,6 +12,7 @@ from foldfit.model.weights import Weights, count_blocks, load_stack, read_npz
 from foldfit.plans import Plan
 from foldfit.problem import Stack
 from foldfit.runtime.apply import State
+from foldfit.runtime.captured import Captured, captured
 from foldfit.runtime.check import check_inputs, check_plan
 from foldfit.runtime.default import default_plan
 from foldfit.runtime.executor import Executor, Watch
@@ -68,15 +69,20 @@ class Trunk(nn.Module):
         check_plan(self, plan)
         batch, state, masks = check_inputs(self, plan, state, masks, train)
         names = list(state)
-        seed = int(torch.randint(2**62, ())) if self.training and plan.problem.dropout else None
-        executor = Executor(self.sub_modules(), plan, masks, seed, watch)
+        run: Executor | Captured
+        if plan.problem.launch == "graph":
+            run = captured(self, plan, state, masks, watch)
+        else:
+            drawn = self.training and plan.problem.dropout
+            seed = torch.randint(2**62, (), device=next(iter(state.values())).device) if drawn else None
+            run = Executor(self.sub_modules(), plan, masks, seed, watch)
         if plan.problem.mode == "infer":
             with torch.no_grad():
-                out = executor.forward(state)
+                out = run.forward(state)
         else:
             parameters = list(self.parameters())
             last = list(self.specs[-1].state)
-            result = Differentiable.apply(executor, names, last, parameters, *state.values(), *parameters)
+            result = Differentiable.apply(run, names, last, parameters, *state.values(), *parameters)
             out = dict(zip(last, result, strict=True))
         return {name: x.view(*batch, *x.shape[1:]) for name, x in out.items()}
 
@@ -86,7 +92,7 @@ class Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, executor: Executor, names: list[str], last: list[str], parameters: list[nn.Parameter], *tensors: Tensor
+        ctx: Any, executor: "Executor | Captured", names: list[str], last: list[str], parameters: list[nn.Parameter], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.executor, ctx.names, ctx.last, ctx.parameters = executor, names, last, parameters
         out = executor.forward(dict(zip(names, tensors, strict=False)))

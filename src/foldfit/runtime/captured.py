@@ -1,0 +1,94 @@
+"""A plan's steps as CUDA graphs: launched at once, not one by one from Python, which for small sub-modules takes longer than
+their work. The graphs own the memory that the plan promises; what goes in and comes out lies in tensors that stay."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from foldfit.plans import Plan
+from foldfit.runtime.apply import State
+from foldfit.runtime.executor import Executor, Watch
+from foldfit.runtime.parameters import Gradients
+
+if TYPE_CHECKING:
+    from foldfit.runtime.trunk import Trunk
+
+CAPTURED: "WeakKeyDictionary[Trunk, Captured]" = WeakKeyDictionary()
+"""The last plan captured of every trunk."""
+
+
+class Captured:
+    """Two graphs, up to `end` and after it, of one plan over the parameters where they are now."""
+
+    def __init__(self, trunk: "Trunk", plan: Plan, state: State, masks: State, watch: Watch | None = None) -> None:
+        self.plan, self.last = plan, list(trunk.specs[-1].state)
+        self.parameters = [p for p in trunk.parameters() if p.requires_grad]
+        self.addresses = [p.data_ptr() for p in trunk.parameters()]
+        self.state = {name: x.detach().clone() for name, x in state.items()}
+        self.masks = {name: x.clone() for name, x in masks.items()}
+        device = next(iter(state.values())).device
+        self.seed = torch.zeros((), dtype=torch.int64, device=device)
+        self.train = plan.problem.mode == "train"
+        seed = self.seed if plan.problem.dropout and trunk.training else None
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):  # compiles kernels, makes handles
+            self.work(Executor(trunk.sub_modules(), plan, self.masks, seed, watch), nullcontext(), nullcontext())
+        del self.out
+        if self.train:
+            del self.grads, self.d_state, self.gradients
+        torch.cuda.current_stream(device).wait_stream(stream)
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        self.forward_graph, self.backward_graph = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        executor, pool = Executor(trunk.sub_modules(), plan, self.masks, seed), torch.cuda.graph_pool_handle()
+        self.work(
+            executor,
+            torch.cuda.graph(self.forward_graph, pool=pool, stream=stream),
+            torch.cuda.graph(self.backward_graph, pool=pool, stream=stream),
+        )
+
+    def work(self, executor: Executor, forward: AbstractContextManager, backward: AbstractContextManager) -> None:
+        """Both halves of the schedule, each in its context."""
+        with torch.no_grad(), forward:
+            out = executor.forward(self.state)
+        self.out = {name: out[name] for name in self.last}
+        del out
+        if self.train:
+            self.grads = {name: torch.zeros_like(x) for name, x in self.out.items()}
+            with torch.no_grad(), backward:
+                self.d_state, self.gradients = executor.backward(dict(self.grads), self.parameters)
+
+    def fits(self, trunk: "Trunk", plan: Plan) -> bool:
+        """Whether these graphs are of this plan, and the parameters still where they were."""
+        return self.plan.digest == plan.digest and self.addresses == [p.data_ptr() for p in trunk.parameters()]
+
+    def forward(self, state: State) -> State:
+        """As the executor's; the result lies in the graphs' own tensors, until the next run."""
+        for name, x in state.items():
+            self.state[name].copy_(x)
+        self.seed.random_(2**62)
+        self.forward_graph.replay()
+        return self.out
+
+    def backward(self, grads: State, parameters: list[nn.Parameter]) -> tuple[State, Gradients]:
+        """As the executor's: the gradients of the inputs, in the graphs' own tensors, and copies of the parameters'."""
+        for name, g in grads.items():
+            self.grads[name].copy_(g)
+        self.backward_graph.replay()
+        return self.d_state, self.gradients.copy(self.parameters)
+
+
+def captured(trunk: "Trunk", plan: Plan, state: State, masks: State, watch: Watch | None = None) -> Captured:
+    """The graphs of this plan, captured now if they were not."""
+    found = CAPTURED.get(trunk)
+    if found is None or not found.fits(trunk, plan):
+        CAPTURED.pop(trunk, None)
+        del found
+        CAPTURED[trunk] = found = Captured(trunk, plan, state, masks, watch)
+    for name, mask in masks.items():
+        found.masks[name].copy_(mask)
+    return found
