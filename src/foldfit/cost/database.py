@@ -64,7 +64,10 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return exp(sum(map(log, self.runs.values())) / len(self.runs)) if self.runs else 1.0
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        write_text(path, msgspec.json.format(msgspec.json.encode(self), indent=1).decode() + "\n")
+        """As JSON, a sample a line."""
+        head = msgspec.json.encode(msgspec.structs.replace(self, samples=())).decode()
+        rows = ",\n".join(msgspec.json.encode(s).decode() for s in self.samples)
+        write_text(path, head.replace('"samples":[]', f'"samples":[\n{rows}\n]') + "\n")
 
 
 def name_of(sub: SubModuleSpec) -> str:

@@ -7,6 +7,9 @@ from foldfit.problem import ITEMSIZE, OPTIMIZER_STATE, Problem
 STEP_COUNTER = 4
 """Bytes of Adam's step count, one a parameter tensor."""
 
+SEED = 8
+"""Bytes."""
+
 CUBLAS_WORKSPACE = {"H100": 32 * 2**20, "H200": 32 * 2**20, "B200": 32 * 2**20}
 """Bytes that PyTorch gives each cuBLAS handle from its allocator, one handle a thread: 32 MiB from Hopper on."""
 
@@ -43,6 +46,7 @@ def resident_bytes(problem: Problem, align: int) -> tuple[dict[str, int], dict[s
         "masks": sum(masks.values()),
         "optimizer state": OPTIMIZER_STATE[problem.optimizer] * parameters + (steps if problem.optimizer == "adam" else 0),
         "workspace": workspace_bytes(problem),
+        "dropout seed": max(SEED, align) if problem.dropout else 0,
     }
     if problem.launch == "graph":
         # Inputs and masks are copied to where the graph reads them, and the capture's stream has handles of its own.

@@ -12,6 +12,7 @@ from foldfit.plans import Choice
 from foldfit.problem import Problem
 from foldfit.runtime import apply
 from foldfit.runtime.apply import Call
+from foldfit.runtime.captured import stream_of
 from foldfit.runtime.dropout import drop_mask
 from foldfit.runtime.parameters import Gradients
 from foldfit.runtime.trunk import DTYPES
@@ -74,7 +75,7 @@ class Bench:
     def replays(self, choice: Choice) -> Callable[[], tuple[float, float, float]]:
         """As `once`, each part a CUDA graph."""
         graphs, pool = [torch.cuda.CUDAGraph() for _ in range(3)], torch.cuda.graph_pool_handle()
-        stream = torch.cuda.Stream()
+        stream = stream_of(self.seed.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.once(choice)

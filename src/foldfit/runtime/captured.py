@@ -2,6 +2,7 @@
 their work. The graphs own the memory that the plan promises; what goes in and comes out lies in tensors that stay."""
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -33,7 +34,7 @@ class Captured:
         self.seed = torch.zeros((), dtype=torch.int64, device=device)
         self.train = plan.problem.mode == "train"
         seed = self.seed if plan.problem.dropout and trunk.training else None
-        stream = torch.cuda.Stream(device)
+        stream = stream_of(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # compiles kernels, makes handles
             self.work(Executor(trunk.sub_modules(), plan, self.masks, seed, watch), nullcontext(), nullcontext())
@@ -80,6 +81,12 @@ class Captured:
             self.grads[name].copy_(g)
         self.backward_graph.replay()
         return self.d_state, self.gradients.copy(self.parameters)
+
+
+@cache
+def stream_of(device: torch.device) -> torch.cuda.Stream:
+    """The one that all captures share: libraries keep a workspace a stream."""
+    return torch.cuda.Stream(device)
 
 
 def captured(trunk: "Trunk", plan: Plan, state: State, masks: State, watch: Watch | None = None) -> Captured:

@@ -12,10 +12,10 @@ from foldfit.model import SubModule
 def bound(module: SubModule, dtype: torch.dtype, leaves: bool = False) -> SubModule:
     """The same sub-module on parameters of `dtype`, cut off from theirs; `leaves`: starts of a graph.
 
-    Shares storage where the dtype is the parameters' own, and is the very module where nothing has to change.
+    Shares storage where the dtype is the parameters' own. Leaves are new ones: autograd ties a leaf to the stream that it
+    was first used on, which may not be the one of a capture.
     """
-    own = leaves_of(module)
-    if all(p.dtype == dtype and (p.requires_grad or not leaves) for p in own):
+    if not leaves and all(p.dtype == dtype for p in leaves_of(module)):
         return module
     view = copy.copy(module)
     cast = {name: None if p is None else p.detach().to(dtype).requires_grad_(leaves) for name, p in module._parameters.items()}

@@ -1,0 +1,40 @@
+"""A captured plan is the same plan: equal results and gradients, new dropout at every replay."""
+
+import pytest
+import torch
+
+from foldfit.errors import BadInput
+from foldfit.planner.api import plan_problem
+from foldfit.problem import Problem, Stack
+from foldfit.runtime.trunk import Evoformer
+
+CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
+
+
+def plan_of(launch: str, dropout: bool):
+    problem = Problem(
+        stacks=(Stack("evoformer", 2, 40),), n_res=96, mode="train", precision="bf16", parameters="bf16", dropout=dropout,
+        device="H200", device_type="cuda", memory=2**31, launch=launch,
+    )  # fmt: skip
+    return plan_problem(problem)
+
+
+@CARD
+@pytest.mark.parametrize("dropout", [False, True])
+def test_replays_are_eager_runs(dropout):
+    model = Evoformer(n_blocks=2).cuda().bfloat16().train(dropout)
+    x = [torch.randn(40, 96, 256).cuda().bfloat16(), torch.randn(96, 96, 128).cuda().bfloat16()]
+    results = []
+    for launch in ("eager", "graph", "graph"):
+        m, z = (t.clone().requires_grad_() for t in x)
+        a, b = model(m, z, plan=plan_of(launch, dropout))
+        (a.float().square().sum() + b.float().square().sum()).backward()
+        results.append([t.clone() for t in (a, b, m.grad, z.grad)])
+        model.zero_grad()
+    same = [all(torch.equal(p, q) for p, q in zip(results[i], results[j], strict=True)) for i, j in ((0, 1), (1, 2))]
+    assert same == [not dropout, not dropout]
+
+
+def test_graphs_are_for_cuda():
+    with pytest.raises(BadInput, match="graphs are CUDA's"):
+        Problem(stacks=(Stack("evoformer", 2, 40),), n_res=96, memory=2**31, launch="graph")
