@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent / "no-cache")  # costs measured on this machine are not the tests'
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers times threads would be more than the cores
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"
     from foldfit.profile.moments import interpret_in_place
