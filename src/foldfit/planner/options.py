@@ -9,6 +9,7 @@ from foldfit.cost.devices import GRAPH_CALL, Device
 from foldfit.cost.memory import Bytes, Setting, sub_module_bytes
 from foldfit.cost.seconds import sub_module_seconds
 from foldfit.cost.sizes import Shapes, shapes_of
+from foldfit.cost.trust import distrusted, mark
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
 from foldfit.stacks import StackSpec, SubModuleSpec
@@ -105,7 +106,7 @@ def kernel_options(
 ) -> Iterator[Option]:
     """Nothing where the kernel does not run on this device, in this precision or at these widths."""
     kernel = sub.kernels[name].get(problem.device_type)
-    if kernel is None or problem.precision not in kernel.precisions:
+    if kernel is None or problem.precision not in kernel.precisions or mark(name, sub, problem.precision) in distrusted(device.name):
         return
     tensor, axis = sub.reads[0]
     lengths = setting.shapes.axes[tensor]

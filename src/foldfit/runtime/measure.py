@@ -88,7 +88,7 @@ def measure(
     if optimizer:
         alive += [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
     cuda = plan.problem.device_type == "cuda"
-    meter = CudaMeter(alive) if cuda else CpuMeter(alive)
+    meter = CudaMeter(alive, plan.resident.get("workspace", 0)) if cuda else CpuMeter(alive)
     steps: list[Step] = []
     activation = 0
 

@@ -48,6 +48,10 @@ class TensorMeter(TorchDispatchMode):
         return out
 
 
+CUDA_BLOCK = 512
+"""Bytes that the allocator rounds a tensor up to."""
+
+
 def exact_allocator() -> None:
     """Makes CUDA's caching allocator split its blocks exactly: by default a tensor may hold up to 1 MiB more than it needs."""
     torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
@@ -79,10 +83,14 @@ class CpuMeter:
 
 
 class CudaMeter:
-    """Peak of the caching allocator's allocated bytes (`max_memory_allocated`) between `reset` and `peak`."""
+    """Peak of the caching allocator's allocated bytes (`max_memory_allocated`) between `reset` and `peak`, less what others held
+    before: `alive` is what this run stands on, `workspace` what its libraries may hold already."""
 
-    def __init__(self, alive: list[Tensor]) -> None:
+    def __init__(self, alive: list[Tensor], workspace: int = 0) -> None:
         self.device = alive[0].device
+        storages = {x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in alive}
+        own = sum(-(-size // CUDA_BLOCK) * CUDA_BLOCK for size in storages.values())
+        self.others = max(0, torch.cuda.memory_allocated(self.device) - own - workspace)
 
     def __enter__(self) -> "CudaMeter":
         exact_allocator()
@@ -97,7 +105,7 @@ class CudaMeter:
         torch.cuda.reset_peak_memory_stats(self.device)
 
     def now(self) -> int:
-        return torch.cuda.memory_allocated(self.device)
+        return torch.cuda.memory_allocated(self.device) - self.others
 
     def peak(self) -> int:
-        return torch.cuda.max_memory_allocated(self.device)
+        return torch.cuda.max_memory_allocated(self.device) - self.others
