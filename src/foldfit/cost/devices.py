@@ -14,12 +14,15 @@ GIB = 2**30
 CONTEXT = 3 * 2**28
 """Bytes of a CUDA context with PyTorch's kernels loaded, about: outside the allocator, so not a plan's to use."""
 
-EAGER_CALL = 9e-6
-"""Seconds between kernels that PyTorch launches one by one: its dispatcher takes longer than the launch itself."""
+EAGER_CALL = 2e-5
+"""Seconds between kernels that PyTorch launches one by one, autograd included: far longer than the launch itself. From a
+training step of small sub-modules beside an H200 (benchmarks/results/training_h200.json); the host's processor decides."""
+CPU_CALL = 9e-6
+"""The same where nothing is launched to a device."""
 
 
-GRAPH_CALL = 2e-6
-"""Seconds between kernels of a CUDA graph, about."""
+GRAPH_CALL = 3e-6
+"""Seconds between kernels of a CUDA graph, fitted with the shares of cost/seconds.py."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ def cpu() -> Device:
         memory = 8 * GIB
     n = cores()
     return Device(
-        "cpu", memory, 10e9 * n, {"fp32": 60e9 * n, "tf32": 60e9 * n, "bf16": 40e9 * n, "fp16": 10e9 * n},
-        "an assumption: 60 GFLOP/s and 10 GB/s a core; memory is what is free now", host_link=10e9, launch_seconds=EAGER_CALL, reserved=0,
+        "cpu", memory, 16e9 * n, {"fp32": 90e9 * n, "tf32": 90e9 * n, "bf16": 60e9 * n, "fp16": 15e9 * n},
+        "an assumption: 90 GFLOP/s and 16 GB/s a core; memory is what is free now", host_link=10e9, launch_seconds=CPU_CALL, reserved=0,
     )  # fmt: skip
 
 
