@@ -52,8 +52,8 @@ def format_bytes(size: float, up: bool = False) -> str:
         if size >= UNITS[unit]:
             value = size / UNITS[unit]
             digits = 0 if value >= 1000 else 1 if value >= 100 else 2
-            if up:
-                value = math.ceil(value * 10**digits) / 10**digits
+            if up:  # in whole numbers: a float may lose the last bytes
+                value = -(-math.ceil(size) * 10**digits // UNITS[unit]) / 10**digits
             return f"{value:.{digits}f}{unit if up else ' ' + unit}"
     return f"{math.ceil(size) if up else round(size)}{'' if up else ' '}B"
 

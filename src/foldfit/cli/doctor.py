@@ -19,7 +19,7 @@ def check_kernels(args: argparse.Namespace) -> int:
     import torch
 
     from foldfit.cost.trust import mark, save_distrusted
-    from foldfit.profile.check import TOLERANCE, verdicts
+    from foldfit.profile.kernel_check import TOLERANCE, verdicts
     from foldfit.profile.here import cuda_device
 
     kind = "cuda" if torch.cuda.is_available() else "cpu"

@@ -29,8 +29,8 @@ def kernels_planned() -> set[str]:
 
 
 def test_all_kernels_of_this_machine_are_trusted(cache, capsys, monkeypatch):
-    monkeypatch.setattr("foldfit.profile.check.N_SEQ", 9)
-    monkeypatch.setattr("foldfit.profile.check.N_RES", 11)
+    monkeypatch.setattr("foldfit.profile.kernel_check.N_SEQ", 9)
+    monkeypatch.setattr("foldfit.profile.kernel_check.N_RES", 11)
     assert main(["doctor", "--kernels", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["kernels"]
     assert {r["kernel"] for r in rows} >= {"reference", "sdpa"} and all(r["trusted"] for r in rows)
@@ -38,8 +38,8 @@ def test_all_kernels_of_this_machine_are_trusted(cache, capsys, monkeypatch):
 
 
 def test_a_wrong_kernel_is_never_planned(cache, capsys, monkeypatch):
-    monkeypatch.setattr("foldfit.profile.check.N_SEQ", 9)
-    monkeypatch.setattr("foldfit.profile.check.N_RES", 11)
+    monkeypatch.setattr("foldfit.profile.kernel_check.N_SEQ", 9)
+    monkeypatch.setattr("foldfit.profile.kernel_check.N_RES", 11)
     right = KERNELS["sdpa"]
     monkeypatch.setitem(KERNELS, "sdpa", replace(right, attention=lambda *args: 1.001 * right.attention(*args)))
     assert main(["doctor", "--kernels"]) == 1
