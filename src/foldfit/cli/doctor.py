@@ -19,8 +19,8 @@ def check_kernels(args: argparse.Namespace) -> int:
     import torch
 
     from foldfit.cost.trust import mark, save_distrusted
-    from foldfit.profile.kernel_check import TOLERANCE, verdicts
     from foldfit.profile.here import cuda_device
+    from foldfit.profile.kernel_check import TOLERANCE, verdicts
 
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     name = cuda_device().name if kind == "cuda" else "cpu"
