@@ -1,7 +1,7 @@
 """The demonstration of `make demo`: a real alignment, a full-size Evoformer, limits that an unplanned run would break.
 
 Plans and runs 48 blocks on 128 rows of the alignment for inference, and a training step of 2 blocks under three limits;
-writes plan.json, measured.json and a picture of memory over time for each into out/demo/.
+writes plan.json, measured.json and a picture of memory over time for each into out/demo/, and report.html over all of them.
 """
 
 import os
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import msgspec
 
+from foldfit.cli.gather import run_of
 from foldfit.errors import DoesNotFit
 from foldfit.inputs.a3m import read_a3m
 from foldfit.planner.api import plan_problem
 from foldfit.plans import Plan, write_text
 from foldfit.problem import Problem, Stack
+from foldfit.report.html import render
 from foldfit.report.memory import memory_picture
 from foldfit.units import format_bytes, format_seconds
 
@@ -67,12 +69,14 @@ def main() -> None:
     ]
     print(f"unplanned, the inference would take {format_bytes(whole.promised.peak_bytes)}, the training step {format_bytes(train[0])}")
     print(f"\n{'run':26}{'limit':>12}{'promised':>12}{'measured':>12}{'ratio':>8}{'modelled':>11}{'took':>9}{'gap':>9}")
+    reported = []
     for name, mode, blocks, limit in jobs:
         start = time.perf_counter()
         plan = plan_problem(problem(mode, blocks, n_res, limit))
         if sys.stderr.isatty():
             print(f"planned {name} in {time.perf_counter() - start:.1f} s; running ...", file=sys.stderr)
         m = run(name, plan)
+        reported.append(run_of(name, plan, m))
         gap = f"{100 * plan.bound.gap:.2f} %" if plan.bound else ""
         promised = plan.promised
         print(
@@ -81,7 +85,8 @@ def main() -> None:
             f"{format_seconds(m['seconds']):>9}{gap:>9}",
             flush=True,
         )
-    print(f"\nplans, measurements and pictures of memory over time are in {os.path.relpath(OUT)}")
+    write_text(OUT / "report.html", render(reported))
+    print(f"\nplans, measurements, pictures and the report of all of it, report.html, are in {os.path.relpath(OUT)}")
 
 
 if __name__ == "__main__":

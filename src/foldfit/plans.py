@@ -117,6 +117,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as f:
             temporary = f.name
             f.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # as any file, not private to its owner
         os.replace(temporary, path)
     except OSError as error:
         if temporary:

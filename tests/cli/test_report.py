@@ -1,0 +1,74 @@
+"""`foldfit report`: one file that opens by itself, with every number of its pictures in a table."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from foldfit.cli import main
+
+FLAGS = ["--stack", "evoformer", "--n-seq", "6", "--n-res", "9", "--blocks", "3", "--mode", "train", "--device", "cpu", "--memory", "80MiB"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    assert main(["plan", *FLAGS, "-o", str(out / "p.json")]) == 0
+    assert main(["run", str(out / "p.json"), "--repeat", "0", "-o", str(out / "tight")]) == 0
+    return out / "tight"
+
+
+class Tags(HTMLParser):
+    """What a page loads, and whether its tags close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.loads += [value for name, value in attrs if name in ("src", "href") and not value.startswith("#")]
+        if tag not in ("meta", "br", "img", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.loads += [value for name, value in attrs if name in ("src", "href") and not value.startswith("#")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_report_is_one_file_with_pictures_and_their_numbers(folder, capsys, tmp_path):
+    path = tmp_path / "r.html"
+    assert main(["report", str(folder), str(folder), "-o", str(path)]) == 0
+    text = path.read_text()
+    tags = Tags(text)
+    assert tags.open == [] and tags.loads == []
+    assert text.count("<svg") == text.count("aria-label=") == 6
+    assert "measured</text>" in text or re.search(r">\s*measured\s*<", text), "the measured line is in the picture"
+    rows = re.findall(r"<tr><td>(\w+)</td><td>([^<]+)</td><td>([^<]+)</td><td>([\d.]+)</td>", text)
+    assert len(rows) == 18 and all(0.9 <= float(ratio) <= 1 for *_, ratio in rows)
+
+
+def test_nothing_is_overwritten(folder, capsys):
+    assert main(["report", str(folder)]) == 0
+    assert main(["report", str(folder)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main(["report", str(folder), "--force"]) == 0
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [
+    ("measured.json", None, "has no measured.json"),
+    ("measured.json", "{", "no measurement of foldfit"),
+    ("measured.json", '{"peak_bytes": 3}', "has no seconds"),
+    ("measured.json", "[1]", "no measurement of foldfit"),
+    ("plan.json", "{}", "is not a plan"),
+])  # fmt: skip
+def test_wrong_folders_are_one_clear_line(folder, capsys, tmp_path, name, text, words):
+    for each in ("plan.json", "measured.json"):
+        (tmp_path / each).write_text((folder / each).read_text())
+    (tmp_path / name).unlink() if text is None else (tmp_path / name).write_text(text)
+    assert main(["report", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and not (tmp_path / "report.html").exists()
