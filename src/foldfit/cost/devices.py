@@ -40,6 +40,8 @@ class Device:
     launch_seconds: float = EAGER_CALL
     reserved: int = CONTEXT
     aliases: tuple[str, ...] = field(default=())
+    without: tuple[str, ...] = ()
+    """Kernels that cannot run on it."""
     costs: str = ""
     """A file of measured costs; "": this machine's own or the shipped one, where there is one; "modelled": none."""
 
@@ -74,12 +76,14 @@ def cpu() -> Device:
     )  # fmt: skip
 
 
+V100_PEAKS = peaks(15.7, None, 125, bf16=False)
+V100_LACKS = ("triton",)  # whose compiler begins at compute capability 8.0
 V100_SHEET = "NVIDIA Tesla V100 data sheet, 2020 (SXM2)"
 A100_SHEET = "NVIDIA A100 data sheet, 2021 (SXM)"
 
 GPUS = (
-    Device("V100-16GB", 16 * GIB, 900e9, peaks(15.7, None, 125, bf16=False), V100_SHEET, 150e9, 12e9, aliases=("V100-16",)),
-    Device("V100-32GB", 32 * GIB, 900e9, peaks(15.7, None, 125, bf16=False), V100_SHEET, 150e9, 12e9, aliases=("V100-32", "V100")),
+    Device("V100-16GB", 16 * GIB, 900e9, V100_PEAKS, V100_SHEET, 150e9, 12e9, aliases=("V100-16",), without=V100_LACKS),
+    Device("V100-32GB", 32 * GIB, 900e9, V100_PEAKS, V100_SHEET, 150e9, 12e9, aliases=("V100-32", "V100"), without=V100_LACKS),
     Device("A100-40GB", 40 * GIB, 1555e9, peaks(19.5, 156, 312), A100_SHEET, 300e9, aliases=("A100-40",)),
     Device("A100-80GB", 80 * GIB, 2039e9, peaks(19.5, 156, 312), A100_SHEET, 300e9, aliases=("A100-80", "A100")),
     Device("L4", 24 * GIB, 300e9, peaks(30.3, 60, 121), "NVIDIA L4 data sheet, 2023; tensor peaks halved from those with sparsity"),

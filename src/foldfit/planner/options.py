@@ -106,7 +106,9 @@ def kernel_options(
 ) -> Iterator[Option]:
     """Nothing where the kernel does not run on this device, in this precision or at these widths."""
     kernel = sub.kernels[name].get(problem.device_type)
-    if kernel is None or problem.precision not in kernel.precisions or mark(name, sub, problem.precision) in distrusted(device.name):
+    if kernel is None or name in device.without or problem.precision not in kernel.precisions:
+        return
+    if mark(name, sub, problem.precision) in distrusted(device.name):
         return
     tensor, axis = sub.reads[0]
     lengths = setting.shapes.axes[tensor]

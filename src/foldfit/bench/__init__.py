@@ -1,0 +1,1 @@
+"""Experiments: tables that are made again by one command."""
