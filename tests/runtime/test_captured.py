@@ -1,11 +1,14 @@
 """A captured plan is the same plan: equal results and gradients, new dropout at every replay."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from foldfit.errors import BadInput
 from foldfit.planner.api import plan_problem
 from foldfit.problem import Problem, Stack
+from foldfit.runtime.captured import Replay
 from foldfit.runtime.trunk import Evoformer
 
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
@@ -33,6 +36,38 @@ def test_replays_are_eager_runs(dropout):
         model.zero_grad()
     same = [all(torch.equal(p, q) for p, q in zip(results[i], results[j], strict=True)) for i, j in ((0, 1), (1, 2))]
     assert same == [not dropout, not dropout]
+
+
+@CARD
+def test_a_second_forward_before_backward_is_refused():
+    model = Evoformer(n_blocks=2).cuda().bfloat16()
+    m, z = torch.randn(40, 96, 256).cuda().bfloat16().requires_grad_(), torch.randn(96, 96, 128).cuda().bfloat16()
+    plan = plan_of("graph", False)
+    first, _ = model.eval()(m, z, plan=plan)
+    kept = first.clone()
+    model(2 * m, z, plan=plan)
+    assert torch.equal(first, kept)
+    with pytest.raises(BadInput, match="ran forward again"):
+        first.sum().backward()
+
+
+def test_a_run_knows_whether_another_came_between():
+    """The handle alone, with graphs that do nothing."""
+    nothing = SimpleNamespace(replay=lambda: None)
+    one = {"z": torch.ones(2)}
+    graphs = SimpleNamespace(
+        state={"z": torch.zeros(2)}, seed=torch.zeros((), dtype=torch.int64), forward_graph=nothing, backward_graph=nothing, turn=0,
+        out=one, grads={"z": torch.zeros(2)}, d_state=one, gradients=SimpleNamespace(copy=lambda parameters: None), parameters=[],
+    )  # fmt: skip
+    first, second = Replay(graphs), Replay(graphs)
+    out = first.forward(one)
+    assert torch.equal(out["z"], one["z"]) and out["z"] is not one["z"]
+    first.backward(one, [])
+    first.forward(one)
+    second.forward(one)
+    with pytest.raises(BadInput, match="ran forward again"):
+        first.backward(one, [])
+    second.backward(one, [])
 
 
 def test_graphs_are_for_cuda():

@@ -49,13 +49,13 @@ def resident_bytes(problem: Problem, align: int) -> tuple[dict[str, int], dict[s
         "dropout seed": max(SEED, align) if problem.dropout else 0,
     }
     if problem.launch == "graph":
-        # Inputs and masks are copied to where the graph reads them, and the capture's stream has handles of its own.
-        resident["graph"] = resident["inputs"] + resident["masks"] + resident["workspace"]
+        # Inputs and masks are copied to where the graph reads them, results out of it; the capture's stream has its own handles.
+        resident["graph"] = resident["inputs"] + resident["masks"] + sum(outputs.values()) + resident["workspace"]
     if problem.mode == "infer":
         return resident, {}
     backward = {"gradients": parameters, "outputs": sum(outputs.values()), "output gradients": sum(outputs.values())}
     if problem.launch == "graph":
-        backward["graph's gradients"] = parameters + sum(outputs.values())
+        backward["graph's gradients"] = parameters + sum(outputs.values()) + sum(inputs.values())
     if len(problem.stacks) > 1:
         # The gradients of tensors that only later stacks have wait for the end.
         backward["waiting gradients"] = sum(size for name, size in outputs.items() if name != "z")

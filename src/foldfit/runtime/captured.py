@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from foldfit.errors import BadInput
 from foldfit.plans import Plan
 from foldfit.runtime.apply import State
 from foldfit.runtime.executor import Executor, Watch
@@ -32,8 +33,9 @@ class Captured:
         self.masks = {name: x.clone() for name, x in masks.items()}
         device = next(iter(state.values())).device
         self.seed = torch.zeros((), dtype=torch.int64, device=device)
-        self.train = plan.problem.mode == "train"
-        seed = self.seed if plan.problem.dropout and trunk.training else None
+        self.train, self.turn = plan.problem.mode == "train", 0
+        self.drawn = plan.problem.dropout and trunk.training
+        seed = self.seed if self.drawn else None
         stream = stream_of(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # compiles kernels, makes handles
@@ -64,23 +66,36 @@ class Captured:
                 self.d_state, self.gradients = executor.backward(dict(self.grads), self.parameters)
 
     def fits(self, trunk: "Trunk", plan: Plan) -> bool:
-        """Whether these graphs are of this plan, and the parameters still where they were."""
-        return self.plan.digest == plan.digest and self.addresses == [p.data_ptr() for p in trunk.parameters()]
+        """Whether these graphs are of this plan and mode, and the parameters still where they were."""
+        same = self.plan.digest == plan.digest and self.drawn == (plan.problem.dropout and trunk.training)
+        return same and self.addresses == [p.data_ptr() for p in trunk.parameters()]
+
+
+class Replay:
+    """One run of a captured plan, in the executor's place. Results are copied out of the graphs' tensors."""
+
+    def __init__(self, graphs: Captured) -> None:
+        self.graphs, self.turn = graphs, 0
 
     def forward(self, state: State) -> State:
-        """As the executor's; the result lies in the graphs' own tensors, until the next run."""
+        g = self.graphs
         for name, x in state.items():
-            self.state[name].copy_(x)
-        self.seed.random_(2**62)
-        self.forward_graph.replay()
-        return self.out
+            g.state[name].copy_(x)
+        g.seed.random_(2**62)
+        g.forward_graph.replay()
+        g.turn += 1
+        self.turn = g.turn
+        return {name: x.clone() for name, x in g.out.items()}
 
     def backward(self, grads: State, parameters: list[nn.Parameter]) -> tuple[State, Gradients]:
-        """As the executor's: the gradients of the inputs, in the graphs' own tensors, and copies of the parameters'."""
-        for name, g in grads.items():
-            self.grads[name].copy_(g)
-        self.backward_graph.replay()
-        return self.d_state, self.gradients.copy(self.parameters)
+        """Raises BadInput where the graphs have run forward again since, over what this run had kept for its backward."""
+        g = self.graphs
+        if self.turn != g.turn:
+            raise BadInput("a captured plan ran forward again before this backward: run backward first, or plan with launch='eager'")
+        for name, x in grads.items():
+            g.grads[name].copy_(x)
+        g.backward_graph.replay()
+        return {name: x.clone() for name, x in g.d_state.items()}, g.gradients.copy(g.parameters)
 
 
 @cache
@@ -89,8 +104,8 @@ def stream_of(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def captured(trunk: "Trunk", plan: Plan, state: State, masks: State, watch: Watch | None = None) -> Captured:
-    """The graphs of this plan, captured now if they were not."""
+def captured(trunk: "Trunk", plan: Plan, state: State, masks: State, watch: Watch | None = None) -> Replay:
+    """A run of this plan's graphs, captured now if they were not."""
     found = CAPTURED.get(trunk)
     if found is None or not found.fits(trunk, plan):
         CAPTURED.pop(trunk, None)
@@ -98,4 +113,4 @@ def captured(trunk: "Trunk", plan: Plan, state: State, masks: State, watch: Watc
         CAPTURED[trunk] = found = Captured(trunk, plan, state, masks, watch)
     for name, mask in masks.items():
         found.masks[name].copy_(mask)
-    return found
+    return Replay(found)

@@ -12,7 +12,7 @@ from foldfit.model.weights import Weights, count_blocks, load_stack, read_npz
 from foldfit.plans import Plan
 from foldfit.problem import Stack
 from foldfit.runtime.apply import State
-from foldfit.runtime.captured import Captured, captured
+from foldfit.runtime.captured import Replay, captured
 from foldfit.runtime.check import check_inputs, check_plan
 from foldfit.runtime.default import default_plan
 from foldfit.runtime.executor import Executor, Watch
@@ -69,7 +69,7 @@ class Trunk(nn.Module):
         check_plan(self, plan)
         batch, state, masks = check_inputs(self, plan, state, masks, train)
         names = list(state)
-        run: Executor | Captured
+        run: Executor | Replay
         if plan.problem.launch == "graph":
             run = captured(self, plan, state, masks, watch)
         else:
@@ -92,7 +92,7 @@ class Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, executor: "Executor | Captured", names: list[str], last: list[str], parameters: list[nn.Parameter], *tensors: Tensor
+        ctx: Any, executor: "Executor | Replay", names: list[str], last: list[str], parameters: list[nn.Parameter], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.executor, ctx.names, ctx.last, ctx.parameters = executor, names, last, parameters
         out = executor.forward(dict(zip(names, tensors, strict=False)))
