@@ -2,13 +2,21 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from foldfit.cli import problem as flags
+
+if TYPE_CHECKING:
+    from foldfit.cost.database import Costs
+    from foldfit.cost.devices import Device
+    from foldfit.problem import Problem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_arguments(parser)
+    parser.add_argument("--run", action="store_true", help="also run one plan: what a whole run takes beyond the sum of its parts")
     parser.add_argument("--again", action="store_true", help="measure also what the database has already")
 
 
@@ -51,5 +59,27 @@ def main(args: argparse.Namespace) -> None:
         if i + 1 == len(todo) or todo[i + 1][1] is not sub:
             costs = msgspec.structs.replace(costs, samples=tuple(samples.values()), date=datetime.date.today().isoformat())
             costs.save(path)
+    if args.run:
+        costs = whole_run(problem, replace(device, costs=str(path)), costs)
+        costs.save(path)
     out = {"costs": str(path), "samples": len(samples), "measured": len(samples) - before}
     print(json.dumps(out) if args.json else f"{out['measured']} options measured; {path} has {out['samples']}")
+
+
+def whole_run(problem: "Problem", device: "Device", costs: "Costs") -> "Costs":
+    """The database with the seconds of one whole run over the sum of its options'."""
+    import msgspec
+
+    from foldfit.cost.database import corrections
+    from foldfit.planner.api import plan_problem
+    from foldfit.runtime.job import job_of
+    from foldfit.runtime.measure import measure
+
+    corrections.cache_clear()
+    plan = plan_problem(problem, device)
+    job = job_of(plan)
+    measured = measure(job.model, job.inputs, plan, repeat=3)
+    sizes = " + ".join(f"{s.blocks} x {s.name} {s.rows}" for s in problem.stacks)
+    name = f"{sizes}, {problem.n_res}, {problem.mode}, {problem.precision}, {problem.launch}"
+    corrections.cache_clear()
+    return msgspec.structs.replace(costs, runs=costs.runs | {name: measured.seconds * costs.factor / plan.promised.seconds})
