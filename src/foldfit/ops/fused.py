@@ -9,6 +9,18 @@ from torch import Tensor
 from foldfit.ops.reference import REFERENCE
 
 
+def add(target: Tensor, update: Tensor, factors: Tensor | None) -> None:
+    from foldfit.ops import triton_residual
+
+    triton_residual.add(target, update, factors)
+
+
+def layer_norm(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    from foldfit.ops import triton_layer_norm
+
+    return triton_layer_norm.layer_norm(x, scale, offset)
+
+
 def projected_attention(
     y: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor, gating_b: Tensor, bias: Tensor | None, mask: Tensor,
     keep: bool,
@@ -71,4 +83,4 @@ def triangle_update(
     return triton_triangle.triangle_update(a, b, y, scale, offset, w, w_b, gate_w, gate_b)
 
 
-TRITON = replace(REFERENCE, attention=attention, gated_linear=gated_linear, triangle_update=triangle_update)
+TRITON = replace(REFERENCE, add=add, layer_norm=layer_norm, attention=attention, gated_linear=gated_linear, triangle_update=triangle_update)

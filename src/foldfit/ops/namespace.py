@@ -11,6 +11,9 @@ from torch import Tensor
 class Ops:
     """One provider's functions. Replace a field to replace a kernel: `dataclasses.replace(REFERENCE, attention=...)`."""
 
+    add: Callable[[Tensor, Tensor, Tensor | None], None]
+    """(target [r, n, c] or [r, c], update of its shape, dropout's factors [1 or r, 1 or n, c] or None): target += update *
+    factors in place, whatever its strides"""
     layer_norm: Callable[[Tensor, Tensor, Tensor], Tensor]
     """(x [..., c], scale [c], offset [c]) -> [..., c]"""
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]

@@ -18,6 +18,13 @@ def masked_logit(dtype: torch.dtype) -> float:
     return -3e4 if dtype == torch.float16 else -1e9
 
 
+def add(target: Tensor, update: Tensor, factors: Tensor | None) -> None:
+    if factors is None:
+        target.add_(update)
+    else:
+        target.addcmul_(update, factors)
+
+
 def layer_norm(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     return F.layer_norm(x, scale.shape, scale, offset, eps=1e-5)
 
@@ -118,6 +125,7 @@ def swiglu(x: Tensor, gate_w: Tensor, up_w: Tensor, down_w: Tensor) -> Tensor:
 
 
 REFERENCE = Ops(
+    add=add,
     layer_norm=layer_norm,
     linear=linear,
     gate=gate,

@@ -15,22 +15,10 @@ from torch import Tensor
 
 from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_gated_linear import check, padded, tokens_of
+from foldfit.ops.triton_layer_norm import PROGRAMS, normalised
 
-EPSILON = tl.constexpr(1e-5)
-PROGRAMS = 528
-"""Of the norm's backward, at most, each with its partial sums: four for each of the 132 multiprocessors of an H200."""
 TOKENS_EACH = 512
 """Of such a program, at least: its sums are then hardly anything beside what it reads."""
-
-
-@triton.jit
-def normalised(o, u, U: tl.constexpr):
-    """o [T, U] in fp32 -> (o - mean) / deviation and 1 / deviation [T]."""
-    channel = tl.arange(0, U)
-    mean = tl.sum(o, 1) / u
-    o = tl.where((channel < u)[None, :], o - mean[:, None], 0.0)
-    inverse = 1 / tl.sqrt(tl.sum(o * o, 1) / u + EPSILON)
-    return o * inverse[:, None], inverse
 
 
 @triton.jit

@@ -108,11 +108,8 @@ def forward(call: Call, state: State, target: Tensor) -> None:
 
 
 def add(call: Call, target: Tensor, u: Tensor, start: int, stop: int) -> None:
-    rows, drop = view(target, call.module.spec.writes[1], start, stop), call.drop_rows(start, stop)
-    if drop is None:
-        rows.add_(u)
-    else:
-        rows.addcmul_(u, drop)
+    rows = view(target, call.module.spec.writes[1], start, stop)
+    KERNELS[call.choice.kernel].add(rows, u, call.drop_rows(start, stop))
 
 
 def record(call: Call, state: State) -> tuple[Tensor, Kept | None]:
@@ -209,7 +206,7 @@ def backward_updates(
         d_x, d_s = differentiate(call, module, graph, sources, [g if drop is None else g * drop], gradients)
         del graph, g
         for (name, axis), d in zip(spec.reads, d_x, strict=True):
-            view(grads[name][sample], axis, start, stop).add_(d)
+            KERNELS[call.choice.kernel].add(view(grads[name][sample], axis, start, stop), d, None)
         del d_x, d
         if not d_shared:
             d_shared = d_s
@@ -240,7 +237,7 @@ def backward_shares(
                 del part, out
         d_x, _ = differentiate(call, module, graph, [], [d[start:stop] for d in d_shared], gradients)
         del graph
-        view(grads[name][sample], axis, start, stop).add_(d_x[0])
+        KERNELS[call.choice.kernel].add(view(grads[name][sample], axis, start, stop), d_x[0], None)
         del d_x
 
 

@@ -28,7 +28,7 @@ COLUMN_ATTENTION: Kernels = {
 ROW_ATTENTION: Kernels = {
     "reference": anywhere(attention.UPDATE, attention.ROW_SHARE),
     "sdpa": {"cpu": Kernel(sdpa.CPU_UPDATE, attention.ROW_SHARE), "cuda": Kernel(sdpa.CUDA_UPDATE, attention.ROW_SHARE, multiple=8)},
-    "triton": fused(triton.ATTENTION, ("d", 8, 64), attention.ROW_SHARE),
+    "triton": fused(triton.ATTENTION, ("d", 8, 64), triton.ROW_SHARE),
 }
 TRIANGLE_ATTENTION: Kernels = {
     "reference": anywhere(attention.UPDATE, attention.TRIANGLE_SHARE),
@@ -36,7 +36,7 @@ TRIANGLE_ATTENTION: Kernels = {
         "cpu": Kernel(sdpa.CPU_UPDATE, attention.TRIANGLE_SHARE),
         "cuda": Kernel(sdpa.CUDA_UPDATE, attention.TRIANGLE_SHARE, multiple=8),
     },
-    "triton": fused(triton.ATTENTION, ("d", 8, 64), attention.TRIANGLE_SHARE),
+    "triton": fused(triton.ATTENTION, ("d", 8, 64), triton.TRIANGLE_BIAS),
 }
 GLOBAL_ATTENTION: Kernels = {"reference": anywhere(single.GLOBAL_UPDATE)}
 SINGLE_ATTENTION: Kernels = {"reference": anywhere(single.SINGLE_UPDATE, single.SINGLE_SHARE)}

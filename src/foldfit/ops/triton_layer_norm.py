@@ -1,0 +1,105 @@
+"""Layer norm over channels, one pass over x each way. PyTorch's own reaches a fifth of an H200's bandwidth at these widths.
+
+The backward computes mean and deviation again from x, which it reads anyway, so that nothing is kept beside x.
+Shapes: N elements of the leading axes, c channels; in kernels: T elements of a tile, C channels padded to a power of two.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+EPSILON = tl.constexpr(1e-5)
+TILE = 4096
+"""Values of a tile: 32 for each thread of four warps."""
+PROGRAMS = 528
+"""Of a backward, at most, each with its partial sums: four for each of the 132 multiprocessors of an H200."""
+ELEMENTS_EACH = 128
+"""Of a program of the backward, at least: its partial sums are then little beside what it reads."""
+
+
+@triton.jit
+def normalised(o, u, U: tl.constexpr):
+    """o [T, U] in fp32, u channels of it real -> (o - mean) / deviation and 1 / deviation [T]."""
+    channel = tl.arange(0, U)
+    mean = tl.sum(o, 1) / u
+    o = tl.where((channel < u)[None, :], o - mean[:, None], 0.0)
+    inverse = 1 / tl.sqrt(tl.sum(o * o, 1) / u + EPSILON)
+    return o * inverse[:, None], inverse
+
+
+@triton.jit
+def forward_kernel(x, scale, offset, y, elements, c, T: tl.constexpr, C: tl.constexpr):
+    channel = tl.arange(0, C)
+    element = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
+    # [T, C]
+    at = element[:, None] * c + channel[None, :]
+    inside = (element < elements)[:, None] & (channel < c)[None, :]
+    hat, _ = normalised(tl.load(x + at, mask=inside, other=0.0).to(tl.float32), c, C)
+    hat = hat * tl.load(scale + channel, mask=channel < c, other=0.0).to(tl.float32)[None, :]
+    hat += tl.load(offset + channel, mask=channel < c, other=0.0).to(tl.float32)[None, :]
+    tl.store(y + at, hat.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def backward_kernel(d_y, x, scale, d_x, sums, elements, c, T: tl.constexpr, C: tl.constexpr):
+    """sums [programs, 2, c] in fp32: of the scale's and the offset's gradients."""
+    channel = tl.arange(0, C)
+    real = channel < c
+    # [C]
+    b_scale = tl.load(scale + channel, mask=real, other=0.0).to(tl.float32)
+    of_scale = tl.zeros([C], tl.float32)
+    of_offset = tl.zeros([C], tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(elements, T), tl.num_programs(0)):
+        element = tl.cast(tile, tl.int64) * T + tl.arange(0, T)
+        # [T, C]
+        at = element[:, None] * c + channel[None, :]
+        inside = (element < elements)[:, None] & real[None, :]
+        d = tl.load(d_y + at, mask=inside, other=0.0).to(tl.float32)
+        hat, inverse = normalised(tl.load(x + at, mask=inside, other=0.0).to(tl.float32), c, C)
+        of_scale += tl.sum(d * hat, 0)
+        of_offset += tl.sum(d, 0)
+        d *= b_scale[None, :]
+        d = inverse[:, None] * (d - (tl.sum(d, 1) / c)[:, None] - hat * (tl.sum(d * hat, 1) / c)[:, None])
+        tl.store(d_x + at, d.to(d_x.dtype.element_ty), mask=inside)
+    tl.store(sums + tl.program_id(0) * 2 * c + channel, of_scale, mask=real)
+    tl.store(sums + tl.program_id(0) * 2 * c + c + channel, of_offset, mask=real)
+
+
+def tiling(c: int) -> dict[str, int]:
+    width = triton.next_power_of_2(c)
+    return {"T": max(1, TILE // width), "C": width}
+
+
+def forward(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    c, y = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format)
+    elements, tile = x.numel() // c, tiling(c)
+    forward_kernel[(triton.cdiv(elements, tile["T"]),)](x.contiguous(), scale, offset, y, elements, c, **tile, num_warps=4)
+    return y
+
+
+class LayerNorm(torch.autograd.Function):
+    """Keeps its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        return forward(x, scale, offset)
+
+    @staticmethod
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, scale = ctx.saved_tensors
+        c, d_x = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format)
+        elements = x.numel() // c
+        programs = min(PROGRAMS, max(1, elements // ELEMENTS_EACH))
+        sums = torch.empty(programs, 2, c, dtype=torch.float32, device=x.device)
+        backward_kernel[(programs,)](d_y.contiguous(), x.contiguous(), scale, d_x, sums, elements, c, **tiling(c), num_warps=4)
+        d_scale, d_offset = sums.sum(0).to(scale.dtype)
+        return d_x, d_scale, d_offset
+
+
+def layer_norm(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """x [..., c], scale [c], offset [c] -> [..., c]; c of any size that fits a tile's registers, in practice to 4,096."""
+    return LayerNorm.apply(x, scale, offset) if torch.is_grad_enabled() else forward(x, scale, offset)  # type: ignore[no-any-return]
