@@ -73,10 +73,11 @@ def measure(
     plan: Plan,
     *,
     repeat: int = 1,
+    warmup: int = 0,
     optimizer: torch.optim.Optimizer | None = None,
     on_step: Callable[[str, str], None] | None = None,
 ) -> Measured:
-    """Runs the plan once under a meter and `repeat` times against the clock.
+    """Runs the plan once under a meter, `warmup` times for nothing, and `repeat` times against the clock.
 
     An inference runs forward; a training step forward, backward from random output gradients, and the optimizer. Raises
     BadInput for a plan that is not for this model and these inputs; the promise is checked by `.check()` of the result.
@@ -121,10 +122,11 @@ def measure(
         one(watched=True)
         last = meter.peak()
     times = [] if repeat else [clock(cuda) - start]
-    for _ in range(repeat):
+    for i in range(-warmup if repeat else 0, repeat):
         start = clock(cuda)
         one(watched=False)
-        times.append(clock(cuda) - start)
+        if i >= 0:
+            times.append(clock(cuda) - start)
     times.sort()
     return Measured(
         peak_bytes=max([last, *(s.peak_bytes for s in steps)]),
