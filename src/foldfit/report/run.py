@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from foldfit.plans import Plan
 
 @dataclass(frozen=True)
 class Peak:
-    """One sub-module of one step: bytes that stay, its promised peak, its measured peak (0: not measured), its seconds."""
+    """One sub-module of one step: bytes that stay, its promised peak, its measured peak (0: not measured), its seconds as planned
+    and as it took (0: not timed); the name of its block's choice, and whether the block had run before."""
 
     step: str
     sub_module: str
@@ -22,6 +23,14 @@ class Peak:
     promised: int
     measured: int
     seconds: float
+    took: float = 0.0
+    choice: str = ""
+    again: bool = False
+
+    @property
+    def phase(self) -> str:
+        """forward, recompute or backward."""
+        return "backward" if self.step.startswith("backward") else "recompute" if self.again else "forward"
 
 
 @dataclass(frozen=True)
@@ -76,14 +85,23 @@ def join(moments: Sequence[Any], steps: list[dict[str, Any]]) -> list[Peak]:
     """The planner's moments beside the measured steps. A copy of the state is part of the sub-module that follows it; a run
     without measured steps (a captured one) has none."""
     out: list[Peak] = []
-    copied = 0
+    copied, again = 0, False
+    step = ""
+    ran: set[str] = set()
     for moment in moments:
         if moment.sub_module == "copy of the state":
             copied = moment.peak
             continue
-        out.append(Peak(" ".join(moment.step.split()[:2]), moment.sub_module, moment.alive, max(copied, moment.peak), 0, moment.seconds))
+        verb, block, *choice = moment.step.split()
+        if moment.step != step:
+            step, again = moment.step, block in ran
+            ran.add(block)
+        out.append(Peak(
+            f"{verb} {block}", moment.sub_module, moment.alive, max(copied, moment.peak), 0, moment.seconds,
+            choice=choice[0] if choice else "", again=again,
+        ))  # fmt: skip
         copied = 0
     names = [(s.get("step"), s.get("sub_module")) for s in steps]
     if names != [(p.step, p.sub_module) for p in out]:
         return out
-    return [Peak(p.step, p.sub_module, p.alive, p.promised, int(s["peak_bytes"]), p.seconds) for p, s in zip(out, steps, strict=True)]
+    return [replace(p, measured=int(s["peak_bytes"]), took=float(s.get("seconds", 0.0))) for p, s in zip(out, steps, strict=True)]
