@@ -5,26 +5,35 @@ from math import isclose
 from typing import Any
 
 from foldfit._version import __version__
-from foldfit.cost.devices import find_device
+from foldfit.bench.baseline import compare as changed
+from foldfit.bench.results import Results
+from foldfit.bench.tables import table as lines_of
+from foldfit.cost.devices import GPUS, find_device
+from foldfit.cost.resident import resident_bytes
 from foldfit.errors import DoesNotFit, NotSupported
 from foldfit.planner.api import compare, frontier
+from foldfit.planner.breakdown import breakdown
 from foldfit.planner.build import chain_of
-from foldfit.planner.options import option_table
-from foldfit.planner.simulate import Moment, simulate
+from foldfit.planner.lengths import needs
+from foldfit.planner.options import CUDA_ALIGN, option_table
 from foldfit.plans import Plan
-from foldfit.report.run import Candidate, Run, join
+from foldfit.report.run import Candidate, Peak, Run, Sheet, join
 
 
-def moments_of(plan: Plan) -> list[Moment]:
-    """What the planner expected of each sub-module, by the costs that the plan stands on, where they are still there."""
+def planned_peaks(plan: Plan, steps: list[dict[str, Any]]) -> list[Peak]:
+    """What the planner expected of each sub-module, by the costs that the plan stands on where they are still there, beside the
+    measured steps."""
     device = find_device(plan.problem.device)
-    found: list[Moment] = []
+    stays = resident_bytes(plan.problem, CUDA_ALIGN if plan.problem.device_type == "cuda" else 1)
+    found: list[Peak] = []
     for costs in ("", "modelled"):
-        chain = chain_of(option_table(plan.problem, replace(device, costs=costs)))
-        timeline = simulate(chain, plan.choices, plan.schedule)
+        table = option_table(plan.problem, replace(device, costs=costs))
+        writes = {stack.spec.name: [sub.spec.writes[0] for sub in stack.sub_modules] for stack in table.stacks}
+        timeline, parts = breakdown(chain_of(table), plan.choices, plan.schedule, writes, *stays)
+        peaks = join(timeline.moments, steps, parts)
         if isclose(timeline.seconds, plan.promised.seconds, rel_tol=1e-6):
-            return timeline.moments
-        found = found or timeline.moments
+            return peaks
+        found = found or peaks
     return found
 
 
@@ -33,7 +42,7 @@ def planned_run(name: str, plan: Plan, measured: dict[str, Any]) -> Run:
     count in another way."""
     if plan.version != __version__:
         raise NotSupported(f"{name}: the plan was made by foldfit {plan.version}, this is {__version__}: plan and run again")
-    return Run(name, plan, measured, join(moments_of(plan), measured["steps"]))
+    return Run(name, plan, measured, planned_peaks(plan, measured["steps"]))
 
 
 def run_of(name: str, plan: Plan, measured: dict[str, Any]) -> Run:
@@ -50,4 +59,12 @@ def run_of(name: str, plan: Plan, measured: dict[str, Any]) -> Run:
         points = frontier(plan.problem, device, 24).points
     except DoesNotFit:
         points = []
-    return replace(run, frontier=points, candidates=candidates)
+    cards = {card.name: card.memory - card.reserved for card in GPUS}
+    return replace(run, frontier=points, candidates=candidates, needs=needs(plan.problem, device), cards=cards)
+
+
+def sheet_of(name: str, results: Results, baseline: Results | None = None) -> Sheet:
+    """Raises BadInput where the baseline is of another experiment or machine."""
+    changes = str(changed(baseline, results)) if baseline else ""
+    tiny = "; sizes and blocks are the study's divided by 16 and 12, its own figures are in full" if results.scale == "tiny" else ""
+    return Sheet(name, f"{results.origin}, {results.date}{tiny}", *lines_of(results), changes)
