@@ -56,7 +56,7 @@ def run_of(name: str, plan: Plan, measured: dict[str, Any]) -> Run:
         elif row.error:
             candidates.append(Candidate(row.policy, row.error.need, None))
     try:
-        points = frontier(plan.problem, device, 24).points
+        points = frontier(plan.problem, device, 40).points
     except DoesNotFit:
         points = []
     cards = {card.name: card.memory - card.reserved for card in GPUS}

@@ -17,7 +17,8 @@ def frontier(run: Run) -> str:
         size, name = unit(promised.peak_bytes)
         limits = [b / size for b, _, _ in run.frontier]
         axes.step(limits, [s for _, s, _ in run.frontier], where="post", color=BLUE, label="auto at every limit")
-        axes.step(limits, [low for _, _, low in run.frontier], where="post", color=GREY, linestyle=":", label="no plan is below")
+        # Between two limits: the plan of the lower one, the bound of the higher one.
+        axes.step(limits, [low for _, _, low in run.frontier], where="pre", color=GREY, linestyle=":", label="no plan is below")
         for i, c in enumerate(c for c in run.candidates if c.seconds is not None and c.policy != "auto"):
             axes.plot(
                 c.peak / size, c.seconds, MARKERS.get(c.policy, "PX*"[i % 3]), color=LINES.get(c.policy, GREY), label=c.policy,
