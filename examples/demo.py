@@ -1,7 +1,8 @@
 """The demonstration of `make demo`: a real alignment, a full-size Evoformer, limits that an unplanned run would break.
 
 Plans and runs 48 blocks on 128 rows of the alignment for inference, and a training step of 2 blocks under three limits;
-writes plan.json, measured.json and a picture of memory over time for each into out/demo/, and report.html over all of them.
+writes plan.json, measured.json and a picture of memory over time for each into out/demo/, and report.html over all of them,
+with the study's tables in small.
 """
 
 import os
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from foldfit.cli.gather import run_of
+from foldfit.bench import study
+from foldfit.bench.runner import bench, header
+from foldfit.cli.gather import run_of, sheet_of
+from foldfit.cost.devices import find_device
 from foldfit.errors import DoesNotFit
 from foldfit.inputs.a3m import read_a3m
 from foldfit.planner.api import plan_problem
@@ -85,7 +89,11 @@ def main() -> None:
             f"{format_seconds(m['seconds']):>9}{gap:>9}",
             flush=True,
         )
-    write_text(OUT / "report.html", render(reported))
+    print("\nthe study's tables in small ...", flush=True)
+    cpu = find_device("cpu")
+    cases = study.cases("tiny", cpu.name, {"auto": cpu.memory})
+    tables = bench(cases, header("study", "tiny", cpu, here=True), cpu, here=True)
+    write_text(OUT / "report.html", render(reported, [sheet_of("the study's tables", tables)]))
     print(f"\nplans, measurements, pictures and the report of all of it, report.html, are in {os.path.relpath(OUT)}")
 
 

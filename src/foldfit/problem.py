@@ -56,7 +56,7 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         sizes = {"n_res": self.n_res, "batch": self.batch, "memory": self.memory, "world": self.world}
         for stack in self.stacks:
             sizes |= {f"blocks of {stack.name}": stack.blocks}
-            if stack.name != "pairformer":
+            if stack.rows or stack.name in ("evoformer", "extra_msa"):
                 sizes |= {f"n_seq of {stack.name}": stack.rows}
         for name, value in sizes.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

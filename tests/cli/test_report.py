@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
@@ -41,14 +42,36 @@ class Tags(HTMLParser):
 
 def test_a_report_is_one_file_with_pictures_and_their_numbers(folder, capsys, tmp_path):
     path = tmp_path / "r.html"
-    assert main(["report", str(folder), str(folder), "-o", str(path)]) == 0
+    assert main(["report", str(folder), str(folder), "-o", str(path), "--pictures", str(tmp_path / "p")]) == 0
     text = path.read_text()
     tags = Tags(text)
     assert tags.open == [] and tags.loads == []
-    assert text.count("<svg") == text.count("aria-label=") == 6
-    assert "measured</text>" in text or re.search(r">\s*measured\s*<", text), "the measured line is in the picture"
+    assert text.count("<svg") == text.count("aria-label=") == 11
+    assert {p.name for p in (tmp_path / "p").iterdir()} == {"plans.svg"} | {
+        f"{i}-tight-{name}.svg" for i in (1, 2) for name in ("memory", "schedule", "sub_modules", "frontier", "lengths")
+    }
+    for picture in (tmp_path / "p").iterdir():
+        svg = ElementTree.parse(picture).getroot()
+        assert svg.tag.endswith("svg") and "#fff" in svg.attrib["style"] and len(list(svg.iter())) > 50
+    for words in ("measured", "promised peak", "limit", "kept by msa_transition", "parameter gradients"):
+        assert re.search(rf">\s*{words}\s*<", text), "the legend of the picture of memory"
     rows = re.findall(r"<tr><td>(\w+)</td><td>([^<]+)</td><td>([^<]+)</td><td>([\d.]+)</td>", text)
     assert len(rows) == 18 and all(0.9 <= float(ratio) <= 1 for *_, ratio in rows)
+    shares = re.findall(r"<td>([\d.]+) %</td>", text)
+    assert sum(map(float, shares)) == pytest.approx(2 * 100, abs=2), "the parts of both peaks"
+    assert text.count("measured peak of msa_transition") == 1, "two runs are compared"
+    stops = re.search(r"this plan&#39;s limit, 80.00 MiB</td>(.*?)</tr>", text)
+    assert stops and re.fullmatch(r"(<td>(&[lg]t; )?\d+</td>){5}", stops.group(1))
+
+
+def test_benches_are_in_it_and_compared(capsys, tmp_path):
+    flags = ["--sizes", "4x6", "--blocks", "1", "--memory", "64MiB", "--predict"]
+    for name, policies in (("a", "none"), ("b", "none,chunk")):
+        assert main(["bench", *flags, "--policies", policies, "-o", str(tmp_path / name)]) == 0
+    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    text = (tmp_path / "a" / "report.html").read_text()
+    assert Tags(text).open == [] and text.count("1 x evoformer (4 rows)") == 3
+    assert "1 rows in both files, 1 changes beyond noise" in text and "row none -&gt; new" in text
 
 
 def test_nothing_is_overwritten(folder, capsys):

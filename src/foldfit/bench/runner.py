@@ -1,122 +1,135 @@
-"""Plans the rows of an experiment, runs those that fit where the device is here, and keeps what it found after each."""
+"""Plans the cases of an experiment, runs those that fit where the device is here, and keeps what it found after each."""
 
 import datetime
 import gc
-import os
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from foldfit._version import __version__
-from foldfit.bench.study import Row, Scale, problem_of, with_auto
-from foldfit.cost.devices import Device
-from foldfit.errors import BadInput, DoesNotFit, NotSupported
+from foldfit.bench.results import Result, Results, read_results
+from foldfit.cost.devices import Device, cores
+from foldfit.errors import BadInput, DoesNotFit
 from foldfit.planner.build import make_plan
-from foldfit.planner.options import option_table
-from foldfit.plans import Plan, write_text
+from foldfit.planner.options import OptionTable, option_table
+from foldfit.plans import Plan
+from foldfit.problem import Problem
 
-SCHEMA = 1
-Status = Literal["measured", "predicted", "does not fit", "not planned"]
+if TYPE_CHECKING:
+    from foldfit.runtime.measure import Measured
 
 
-class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One row: bytes and seconds; what was not measured, or does not fit, is 0."""
+@dataclass(frozen=True)
+class Case:
+    """One row to be. `key` names it among all of its experiment; without a problem it is not planned, because of `note`."""
 
     key: str
-    limit: int
-    status: Status
+    problem: Problem | None
+    policy: str
+    solver: str = "chain"
+    kernels: tuple[str, ...] = ()
     note: str = ""
-    promised_peak: int = 0
-    promised_seconds: float = 0.0
-    gap: float = 0.0
-    peak: int = 0
-    activation: int = 0
-    seconds: float = 0.0
 
 
-class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An experiment's file."""
+@dataclass(frozen=True)
+class Runs:
+    """How often a case runs: metered once, `warmup` times for nothing, `repeat` times against the clock."""
 
-    schema: int = SCHEMA
-    experiment: str
-    scale: str
-    device: str
-    versions: dict[str, str]
-    date: str
-    results: tuple[Result, ...] = ()
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        write_text(path, msgspec.json.format(msgspec.json.encode(self), indent=1).decode() + "\n")
+    repeat: int = 1
+    warmup: int = 0
 
 
-def read_results(path: Path) -> Results:
-    """Raises BadInput for a file that is none, NotSupported for another schema."""
-    try:
-        data = path.read_bytes()
-        head = msgspec.json.decode(data)
-        if isinstance(head, dict) and head.get("schema", SCHEMA) != SCHEMA:
-            raise NotSupported(f"{path} has schema {head['schema']!r}, this foldfit reads {SCHEMA}: give another -o")
-        return msgspec.json.decode(data, type=Results)
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise BadInput(f"{path} is no result of foldfit bench: {error}; give another -o") from None
+def header(experiment: str, scale: str, device: Device, here: bool) -> Results:
+    """The head of a result file that begins now."""
+    versions, machine = {"foldfit": __version__}, ""
+    if here:
+        import torch
 
-
-def jobs(rows: list[Row], limits: list[int]) -> list[tuple[Row, int]]:
-    """The study's policies at the largest limit, ours at each."""
-    return [(row, limit) for row in with_auto(rows) for limit in (sorted(limits) if row.policy == "auto" else [max(limits)])]
+        versions["torch"] = str(torch.__version__)
+        machine = f"{platform.machine()}, {cores()} cores" if device.name == "cpu" else torch.cuda.get_device_name()
+    today = datetime.date.today().isoformat()
+    return Results(experiment=experiment, scale=scale, device=device.name, machine=machine, versions=versions, date=today)
 
 
 def bench(
-    rows: list[Row], scale: Scale, device: Device, here: bool, limits: list[int], versions: dict[str, str], path: Path | None,
-    on_row: Callable[[str], None] | None = None,
+    cases: Iterable[Case], head: Results, device: Device, here: bool, path: Path | None = None, runs: Runs | None = None,
+    on_case: Callable[[str], None] | None = None,
 ) -> Results:  # fmt: skip
-    """Every row planned; run where the device is `here`. Rows that `path` has already, from the same device, scale and
-    versions, are taken from there. Raises BadInput for a file of another experiment."""
-    wanted = {"foldfit": __version__, **versions}
-    fresh = Results(experiment="study", scale=scale, device=device.name, versions=wanted, date=datetime.date.today().isoformat())
-    before = read_results(path) if path and path.exists() else fresh
-    if (before.experiment, before.scale, before.device, before.versions) != (fresh.experiment, scale, device.name, wanted):
-        raise BadInput(f"{path} is of {before.device}, scale {before.scale}, {before.versions}: give another -o, or --force")
-    done = {(r.key, r.limit): r for r in before.results}
-    for row, limit in jobs(rows, limits):
-        if (row.key, limit) in done:
+    """Every case planned; run where the device is `here`. Rows that `path` has already, from the same experiment, machine and
+    versions, are taken from there. Raises BadInput for a file of another origin."""
+    before = read_results(path) if path and path.exists() else head
+    if not head.same_origin(before):
+        raise BadInput(f"{path} is {before.origin}; this is {head.origin}: give another -o, or --force")
+    done = {r.key: r for r in before.results}
+    for case in cases:
+        if case.key in done:
             continue
-        if on_row:
-            on_row(row.key)
-        done[row.key, limit] = one(row, scale, device, here, limit)
+        if on_case:
+            on_case(case.key)
+        done[case.key] = one(case, device, here, runs or Runs())
         if path:
-            msgspec.structs.replace(fresh, results=tuple(done.values())).save(path)
-    return msgspec.structs.replace(fresh, results=tuple(done.values()))
+            msgspec.structs.replace(head, results=tuple(done.values())).save(path)
+    return msgspec.structs.replace(head, results=tuple(done.values()))
 
 
-def one(row: Row, scale: Scale, device: Device, here: bool, limit: int) -> Result:
-    if row.gpus > 1:
-        return Result(row.key, limit, "not planned", "several GPUs are to come")
+def one(case: Case, device: Device, here: bool, runs: Runs) -> Result:
+    plain = Result(
+        key=case.key, status="not planned", note=case.note, problem=case.problem, policy=case.policy, solver=case.solver,
+        kernels=case.kernels,
+    )  # fmt: skip
+    if case.problem is None:
+        return plain
     try:
-        plan = make_plan(
-            option_table(problem_of(row, scale, device.name, "cpu" if device.name == "cpu" else "cuda", limit), device), row.policy
-        )
+        plan = make_plan(only(option_table(case.problem, device), case.kernels), case.policy, case.solver)
     except DoesNotFit as error:
-        return Result(row.key, limit, "does not fit", promised_peak=error.need)
-    gap = plan.bound.gap if plan.bound else 0.0
-    predicted = Result(row.key, limit, "predicted", "", plan.promised.peak_bytes, plan.promised.seconds, gap)
-    if not here:
-        return predicted
-    peak, activation, seconds = run(plan)
-    return msgspec.structs.replace(predicted, status="measured", peak=peak, activation=activation, seconds=seconds)
+        return msgspec.structs.replace(plain, status="does not fit", note=error.where, promised_peak=error.need)
+    predicted = msgspec.structs.replace(
+        plain, status="predicted", costs=plan.costs, promised_peak=plan.promised.peak_bytes, promised_seconds=plan.promised.seconds,
+        gap=plan.bound.gap if plan.bound else 0.0,
+    )  # fmt: skip
+    return run(plan, predicted, runs) if here else predicted
 
 
-def run(plan: Plan) -> tuple[int, int, float]:
-    """Peak and activation bytes, seconds."""
+def only(table: OptionTable, kernels: tuple[str, ...]) -> OptionTable:
+    """The table without the other kernels. Raises BadInput where a sub-module has none of them."""
+    if not kernels:
+        return table
+    stacks = []
+    for stack in table.stacks:
+        subs = tuple(
+            replace(sub, options=tuple(o for o in sub.options if o.choice.kernel in kernels)) for sub in stack.sub_modules
+        )  # fmt: skip
+        for sub, whole in zip(subs, stack.sub_modules, strict=True):
+            if not sub.options:
+                has = ", ".join(dict.fromkeys(o.choice.kernel for o in whole.options))
+                raise BadInput(f"--kernels {','.join(kernels)}: {sub.spec.name} has {has} here; add one of them")
+        stacks.append(replace(stack, sub_modules=subs))
+    return replace(table, stacks=tuple(stacks))
+
+
+def run(plan: Plan, predicted: Result, runs: Runs) -> Result:
+    from torch import OutOfMemoryError
+
+    try:
+        m = measured(plan, runs)
+    except OutOfMemoryError as error:
+        return msgspec.structs.replace(predicted, status="ran out of memory", note=str(error).splitlines()[0])
+    finally:
+        gc.collect()
+    return msgspec.structs.replace(
+        predicted, status="measured" if m.kept else "promise broken", peak=m.peak_bytes, activation=m.activation_bytes,
+        seconds=m.seconds, spread=m.spread, repeat=m.repeat,
+    )  # fmt: skip
+
+
+def measured(plan: Plan, runs: Runs) -> "Measured":
+    """On random inputs: nothing here depends on their values."""
     from foldfit.runtime.job import job_of
     from foldfit.runtime.measure import measure
 
     job = job_of(plan)
-    measured = measure(job.model, job.inputs, plan, repeat=1).check()
-    del job
-    gc.collect()
-    return measured.peak_bytes, measured.activation_bytes, measured.seconds
+    return measure(job.model, job.inputs, plan, repeat=runs.repeat, warmup=runs.warmup, optimizer=job.optimizer)

@@ -4,9 +4,11 @@ Its policies by name: PASSingle with `small` or `large` (training on one GPU), P
 by one, our `chunk`), PASSingleInference (`direct` is our `none`, `chunk`); PASDAP and PASDAPInference shard over GPUs.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from foldfit.bench.runner import Case
 from foldfit.problem import Mode, Precision, Problem, Stack
 
 
@@ -78,8 +80,9 @@ def with_auto(rows: list[Row]) -> list[Row]:
     return out
 
 
-def problem_of(row: Row, scale: Scale, device: str, device_type: Literal["cpu", "cuda"], memory: int) -> Problem:
+def problem_of(row: Row, scale: Scale, device: str, memory: int) -> Problem:
     tiny = scale == "tiny"
+    device_type: Literal["cpu", "cuda"] = "cpu" if device == "cpu" else "cuda"
     n_seq, n_res = (max(2, row.n_seq // SHRINK["n_seq"]), max(2, row.n_res // SHRINK["n_res"])) if tiny else (row.n_seq, row.n_res)
     blocks = max(1, row.blocks // SHRINK["blocks"]) if tiny else row.blocks
     precision: Precision = "fp32" if device_type == "cpu" else row.precision
@@ -88,3 +91,17 @@ def problem_of(row: Row, scale: Scale, device: str, device_type: Literal["cpu", 
         parameters="fp32" if precision == "fp32" else "fp16", dropout=row.mode == "train", memory=memory, device=device,
         device_type=device_type,
     )  # fmt: skip
+
+
+def cases(scale: Scale, device: str, limits: dict[str, int]) -> Iterator[Case]:
+    """The study's policies at the largest limit, ours at each. `limits`: bytes by name, which is part of a row's key."""
+    largest = max(limits, key=lambda name: limits[name])
+    for row in with_auto(STUDY):
+        for name in sorted(limits, key=lambda name: limits[name]) if row.policy == "auto" else [largest]:
+            problem = problem_of(row, scale, device, limits[name]) if row.gpus == 1 else None
+            yield Case(f"{row.key} @ {name}", problem, row.policy, note="" if problem else "several GPUs are to come")
+
+
+def row_of(key: str) -> Row | None:
+    """The study's row behind a case's key."""
+    return next((row for row in with_auto(STUDY) if row.key == key.partition(" @ ")[0]), None)

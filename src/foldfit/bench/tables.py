@@ -1,54 +1,72 @@
-"""Results as tables: Markdown for people, CSV for programs. The study's figures stand beside ours."""
+"""Results as tables: Markdown for people, CSV for programs. In the study's, its own figures stand beside ours."""
 
 import csv
 import io
 
-from foldfit.bench.runner import Result, Results
-from foldfit.bench.study import STUDY, Row, with_auto
+from foldfit.bench.results import Result, Results
+from foldfit.bench.study import Row, row_of
 
 MIB = 2**20
-HEAD = (
+STUDY_HEAD = (
     "part", "n_seq", "n_res", "GPUs", "policy", "limit GiB", "study peak MB", "study activation MB", "study ms", "promised MB",
     "measured MB", "activation MB", "promised ms", "measured ms", "bound within %", "status",
 )  # fmt: skip
+HEAD = (
+    "trunk", "n_res", "run", "policy", "kernels", "limit GiB", "promised MiB", "measured MiB", "ratio", "activation MiB", "promised ms",
+    "ms", "spread ms", "runs", "bound within %", "status",
+)  # fmt: skip
 
 
-def cells(row: Row, r: Result) -> tuple[str, ...]:
-    def number(x: float, unit: float = 1.0) -> str:
-        return f"{x / unit:.0f}" if x else ""
+def number(x: float, unit: float = 1.0, digits: int = 0) -> str:
+    return f"{x / unit:.{digits}f}" if x else ""
 
-    theirs = (
-        ("", "", "")
-        if row.policy == "auto"
-        else tuple("OOM" if row.peak is None else number(x or 0) for x in (row.peak, row.activation, row.ms))
-    )
-    ours = [
-        number(r.promised_peak, MIB),
-        number(r.peak, MIB),
-        number(r.activation, MIB),
-        number(1e3 * r.promised_seconds),
-        number(1e3 * r.seconds),
-    ]
-    gap = f"{100 * r.gap:.2f}" if r.promised_seconds else ""
-    status = f"needs {r.promised_peak / MIB:.0f} MB: OOM" if r.status == "does not fit" else r.note or r.status
+
+def status(r: Result, unit: str) -> str:
+    return f"needs {r.promised_peak / MIB:.0f} {unit}: OOM" if r.status == "does not fit" else r.note or r.status
+
+
+def study_cells(row: Row, r: Result) -> tuple[str, ...]:
+    figures = (row.peak, row.activation, row.ms)
+    theirs = ("", "", "") if row.policy == "auto" else tuple("OOM" if row.peak is None else number(x or 0) for x in figures)
+    ours = [number(r.promised_peak, MIB), number(r.peak, MIB), number(r.activation, MIB)]
+    ours += [number(1e3 * r.promised_seconds), number(1e3 * r.seconds)]
     if r.status == "does not fit":
         ours[0] = "OOM"
-    return (row.part, str(row.n_seq), str(row.n_res), str(row.gpus), row.policy, f"{r.limit / 2**30:.1f}", *theirs, *ours, gap, status)
+    limit = number(r.problem.memory, 2**30, 1) if r.problem else ""
+    gap = f"{100 * r.gap:.2f}" if r.promised_seconds else ""
+    return (row.part, str(row.n_seq), str(row.n_res), str(row.gpus), row.policy, limit, *theirs, *ours, gap, status(r, "MB"))
 
 
-def lines(results: Results) -> list[tuple[str, ...]]:
-    rows = {row.key: row for row in with_auto(STUDY)}
-    return [cells(rows[r.key], r) for r in results.results if r.key in rows]
+def cells(r: Result) -> tuple[str, ...]:
+    p = r.problem
+    assert p is not None
+    trunk = " + ".join(f"{s.blocks} x {s.name}" + (f" ({s.rows} rows)" if s.rows else "") for s in p.stacks)
+    by = f"{r.policy} ({r.solver})" if r.policy == "auto" and p.mode == "train" else r.policy
+    planned = r.status != "does not fit"
+    return (
+        trunk, str(p.n_res), f"{p.mode}, {p.precision}", by, " ".join(r.kernels) or "all", number(p.memory, 2**30, 2),
+        number(r.promised_peak, MIB, 1) if planned else "OOM", number(r.peak, MIB, 1),
+        number(r.peak / r.promised_peak, 1, 4) if r.peak else "", number(r.activation, MIB, 1), number(1e3 * r.promised_seconds, 1, 2),
+        number(1e3 * r.seconds, 1, 2), number(1e3 * r.spread, 1, 2), str(r.repeat or ""),
+        f"{100 * r.gap:.2f}" if r.promised_seconds else "", status(r, "MiB"),
+    )  # fmt: skip
+
+
+def table(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Its head and its lines."""
+    if results.experiment == "study":
+        rows = ((row_of(r.key), r) for r in results.results)
+        return STUDY_HEAD, [study_cells(row, r) for row, r in rows if row]
+    return HEAD, [cells(r) for r in results.results]
 
 
 def markdown(results: Results) -> str:
-    out = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
-    return "\n".join(out + [f"| {' | '.join(line)} |" for line in lines(results)]) + "\n"
+    head, lines = table(results)
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
 
 
 def as_csv(results: Results) -> str:
+    head, lines = table(results)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEAD)
-    writer.writerows(lines(results))
+    csv.writer(text, lineterminator="\n").writerows([head, *lines])
     return text.getvalue()

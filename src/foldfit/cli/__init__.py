@@ -14,7 +14,7 @@ VERBS = {
     "max": "the longest n_res for each of several limits",
     "analyze": "where the memory goes: the study's estimation for any sizes",
     "profile": "measure the options on this machine's device, for plans that stand on measured costs",
-    "bench": "the study's tables, made again",
+    "bench": "many plans measured: policies, solvers, kernels, limits and sizes, or the study's tables",
     "report": "runs as one HTML file: promised and measured, memory over time, schedule, frontier",
     "devices": "the devices that foldfit knows",
     "doctor": "what this machine has",

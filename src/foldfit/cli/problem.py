@@ -89,11 +89,12 @@ def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Prob
     widths = widths_of(args.width)
     stacks = []
     for name, r, blocks in zip(names, rows, numbers(args.blocks, "--blocks", len(names)), strict=True):
-        if r is None and name != "pairformer":
+        msa = stack_spec(name).msa_axis
+        if r is None and msa:
             raise BadInput(f"how many rows has the MSA of {name}? give --n-seq S, or --msa FILE.a3m")
         own = {k: v for k, v in widths.items() if len(names) == 1 or k in stack_spec(name).widths}
         spec = stack_spec(name, **own)
-        stacks.append(Stack(name, spec.default_blocks if blocks is None else blocks, 0 if name == "pairformer" else r or 0, own))
+        stacks.append(Stack(name, spec.default_blocks if blocks is None else blocks, r or 0 if msa else 0, own))
     stored = {"tf32": "fp32"}.get(args.precision, args.precision)
     return Problem(
         stacks=tuple(stacks),

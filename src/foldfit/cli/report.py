@@ -6,28 +6,55 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("folders", nargs="+", metavar="DIR", help="with plan.json and measured.json, as foldfit run -o DIR leaves them")
+    add("folders", nargs="+", metavar="DIR", help="with plan.json and measured.json, as foldfit run -o DIR leaves them, or with the "
+        "results of foldfit bench -o DIR; two of a kind are compared, the first the baseline")  # fmt: skip
     add("-o", "--output", metavar="FILE.html", help="(default: report.html in the first folder)")
-    add("--force", action="store_true", help="overwrite the file")
+    add("--pictures", metavar="DIR", help="also write every picture as an SVG file")
+    add("--force", action="store_true", help="overwrite the files")
 
 
 def main(args: argparse.Namespace) -> None:
     import json
 
-    from foldfit.cli.gather import run_of
+    from foldfit.bench.results import NAMES, read_results
+    from foldfit.cli.gather import run_of, sheet_of
     from foldfit.errors import BadInput
     from foldfit.plans import Plan, write_text
-    from foldfit.report.html import render
+    from foldfit.report import curves
+    from foldfit.report.draw import alone
+    from foldfit.report.html import page, pictures_of
     from foldfit.report.run import read_measured
 
     output = Path(args.output or Path(args.folders[0]) / "report.html")
-    if output.exists() and not args.force:
-        raise BadInput(f"{output} exists: give another file with -o, or --force")
-    found = []
+    found, benches = [], []
     for folder in map(Path, args.folders):
+        if any((folder / names[0]).is_file() for names in NAMES.values()):
+            benches.append((folder.resolve().name, read_results(folder)))
+            continue
         for name in ("plan.json", "measured.json"):
             if not (folder / name).is_file():
-                raise BadInput(f"{folder} has no {name}: make it with foldfit run plan.json -o {folder}")
+                raise BadInput(f"{folder} has no {name}: make it with foldfit run plan.json -o {folder}, or foldfit bench -o {folder}")
         found.append((folder.resolve().name, Plan.load(folder / "plan.json"), read_measured(folder / "measured.json")))
-    write_text(output, render([run_of(*run) for run in found]))
-    print(json.dumps({"report": str(output), "runs": len(found)}) if args.json else f"{len(found)} runs in {output}")
+    refuse_to_overwrite(args, [output])
+    runs = [run_of(*run) for run in found]
+    drawn = [pictures_of(run) for run in runs]
+    overview = curves.plans(runs) if runs else ""
+    first = benches[0][1] if len(benches) == 2 else None
+    sheets = [sheet_of(name, results, first if i else None) for i, (name, results) in enumerate(benches)]
+    files = {f"{i}-{run.name}-{name}.svg": svg for i, run in enumerate(runs, 1) for name, svg in drawn[i - 1].items()}
+    files |= {"plans.svg": overview} if runs else {}
+    if args.pictures:
+        refuse_to_overwrite(args, [Path(args.pictures) / name for name in files])
+        for name, svg in files.items():
+            write_text(Path(args.pictures) / name, alone(svg))
+    write_text(output, page(runs, drawn, overview, sheets))
+    out = {"report": str(output), "runs": len(runs), "benches": len(benches), "pictures": len(files)}
+    print(json.dumps(out) if args.json else f"{len(runs)} runs, {len(benches)} benches, {len(files)} pictures in {output}")
+
+
+def refuse_to_overwrite(args: argparse.Namespace, paths: list[Path]) -> None:
+    from foldfit.errors import BadInput
+
+    for path in paths:
+        if path.exists() and not args.force:
+            raise BadInput(f"{path} exists: give another name, or --force")

@@ -15,7 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repeat", type=int, default=1, metavar="N", help="timed runs after the metered one (default 1)")
     add("--seed", type=int, default=0, metavar="N", help="of the random parameters, inputs and MSA sample (default 0)")
     add("--save", metavar="FILE.safetensors", help="keep the representations of an inference")
+    add("--trace", metavar="FILE.json", help="planned and measured as a trace for Chrome or Perfetto; takes one run more")
+    add("--snapshot", metavar="FILE.pickle", help="PyTorch's own memory snapshot of one run more, on CUDA")
     add("-o", "--output", metavar="DIR", help="write the plan, measured.json and a picture of memory over time there")
+    add("--force", action="store_true", help="overwrite what is there")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -27,22 +30,32 @@ def main(args: argparse.Namespace) -> None:
         raise BadInput(f"--repeat {args.repeat}: expected 0 or more")
     if args.save and plan.problem.mode == "train":
         raise BadInput("--save keeps the result of an inference, and this is the plan of a training step")
+    for path in (args.output and Path(args.output) / "measured.json", args.save, args.trace, args.snapshot):
+        if path and Path(path).exists() and not args.force:
+            raise BadInput(f"{path} exists: give another name, or --force")
     if args.output:
         plan.save(Path(args.output) / "plan.json")
     from torch import OutOfMemoryError
 
     from foldfit.cli.progress import steps
     from foldfit.report.memory import memory_picture
+    from foldfit.runtime import record
     from foldfit.runtime.job import job_of, save_state
     from foldfit.runtime.measure import measure
     from foldfit.units import format_bytes
 
+    if args.snapshot:
+        record.can_snapshot(plan)
     try:
         job = job_of(plan, args.msa, args.weights, args.seed)
         for note in job.notes:
             print(f"note: {note}", file=sys.stderr)
         with steps(plan, "measuring") as tick:
             measured = measure(job.model, job.inputs, plan, repeat=args.repeat, optimizer=job.optimizer, on_step=tick)
+        if args.trace:
+            measured = record.time_steps(job, plan, measured)
+        if args.snapshot:
+            record.snapshot(job, plan, args.snapshot)
     except OutOfMemoryError as error:
         raise FoldfitError(
             f"the device has no {format_bytes(plan.promised.peak_bytes)} free, which the plan promises to stay within: end what else "
@@ -54,6 +67,11 @@ def main(args: argparse.Namespace) -> None:
             memory_picture(plan, msgspec.to_builtins(measured), Path(args.output) / "memory.svg")
         except MissingEnvironment as missing:
             print(f"note: {missing}", file=sys.stderr)
+    if args.trace:
+        from foldfit.cli.gather import planned_run
+        from foldfit.report.trace import trace
+
+        write_text(args.trace, trace(planned_run(args.plan, plan, msgspec.to_builtins(measured))))
     if args.save:
         save_state(job, plan, args.save)
     print(msgspec.json.encode(measured).decode() if args.json else table(measured))

@@ -1,95 +1,121 @@
-"""The pictures of a report, as SVG text. Colours are Okabe and Ito's, safe for colour-blind readers."""
+"""The pictures of one run, as SVG text."""
 
-import io
-from collections.abc import Callable
 from typing import Any
 
-from foldfit.errors import MissingEnvironment
-from foldfit.report.run import Run
+from foldfit.report.draw import BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, drawn, shades, unit
+from foldfit.report.run import Peak, Run
 
-BLUE, SKY, ORANGE, GREEN, GREY = "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#555555"
-MIB = 2**20
-
-
-def drawn(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
-    """The SVG element of what `draw` puts on the axes. Raises MissingEnvironment without matplotlib."""
-    try:
-        import matplotlib
-
-        matplotlib.use("agg")
-        from matplotlib import pyplot as plt
-    except ImportError:
-        raise MissingEnvironment("reports need matplotlib and jinja2: pip install foldfit[viz]") from None
-    with plt.rc_context({"svg.fonttype": "none", "font.size": 9, "svg.hashsalt": "foldfit"}):
-        figure, axes = plt.subplots(figsize=size, layout="constrained")
-        draw(axes)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-        plt.close(figure)
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+COLUMNS = 300
+"""Sub-modules that a picture of memory shows one by one; of more, the largest of each group."""
+FIXED = {
+    "parameters": "#444444", "parameter gradients": "#888888", "inputs, outputs, workspaces": "#BBBBBB", "state": GREEN,
+    "block inputs kept": BLUE, "gradients of the state": YELLOW,
+}  # fmt: skip
+RUNNING = "while a sub-module runs"
+PHASES = {"forward": BLUE, "recompute": YELLOW, "backward": ORANGE}
 
 
 def memory(run: Run) -> str:
-    """Memory over time: what stays, what runs, promised and measured, and the limit."""
+    """Memory over time, stacked by what it is; the promise, what was measured, the limit."""
 
     def draw(axes: Any) -> None:
-        x = range(len(run.peaks))
-        resident = run.plan.resident.values()
-        alive = [p.alive / MIB for p in run.peaks]
-        axes.fill_between(
-            x, 0, alive, step="mid", color=BLUE, alpha=0.45, linewidth=0, label="stays: parameters, state, what backward needs"
-        )
-        promised = [p.promised / MIB for p in run.peaks]
-        axes.fill_between(x, alive, promised, step="mid", color=SKY, alpha=0.45, linewidth=0, label="while a sub-module runs, promised")
-        if any(p.measured for p in run.peaks):
-            axes.step(x, [p.measured / MIB for p in run.peaks], where="mid", color="black", linewidth=0.9, label="measured")
-        axes.axhline(run.plan.promised.peak_bytes / MIB, color=ORANGE, linestyle="--", linewidth=1.2, label="promised peak")
-        axes.axhline(run.plan.problem.memory / MIB, color=GREY, linewidth=1.2, label="limit")
-        turn = next((i for i, p in enumerate(run.peaks) if p.step.startswith("backward")), None)
+        peaks = grouped(run.peaks)
+        x = range(len(peaks))
+        below = [0.0] * len(peaks)
+        size, name = unit(run.plan.promised.peak_bytes)
+        for part, colour in colours(run).items():
+            above = [
+                b + (p.parts.get(part, 0) if part != RUNNING else p.promised - sum(p.parts.values())) / size
+                for b, p in zip(below, peaks, strict=True)
+            ]
+            if above != below:
+                axes.fill_between(x, below, above, step="mid", color=colour, linewidth=0, label=part)
+            below = above
+        if any(p.measured for p in peaks):
+            axes.step(x, [p.measured / size for p in peaks], where="mid", color="black", linewidth=0.9, label="measured")
+        axes.axhline(run.plan.promised.peak_bytes / size, color=ORANGE, linestyle="--", linewidth=1.3, label="promised peak")
+        limit, top = run.plan.problem.memory / size, run.plan.promised.peak_bytes / size
+        if limit <= 1.5 * top:
+            axes.axhline(limit, color="black", linestyle=":", linewidth=1.3, label="limit")
+        turn = next((i for i, p in enumerate(peaks) if p.phase == "backward"), None)
         if turn is not None:
             axes.axvline(turn - 0.5, color=GREY, linewidth=0.8, linestyle=":")
-            axes.annotate("backward begins", (turn, 0), xytext=(4, 4), textcoords="offset points", color=GREY)
-        top = max(run.plan.promised.peak_bytes, min(run.plan.problem.memory, 1.3 * run.plan.promised.peak_bytes), sum(resident))
-        axes.set(xlabel="sub-modules run, in order", ylabel="MiB", xlim=(0, max(1, len(run.peaks) - 1)), ylim=(0, 1.25 * top / MIB))
-        axes.legend(loc="upper left", ncols=3, frameon=False, fontsize=8)
+            axes.annotate(
+                "backward begins", (turn, 1), xycoords=("data", "axes fraction"), xytext=(4, -9), textcoords="offset points", color=GREY
+            )
+        axes.set(
+            xlabel="sub-modules run, in order",
+            ylabel=name,
+            xlim=(0, max(1, len(peaks) - 1)),
+            ylim=(0, 1.12 * max(top, limit if limit <= 1.5 * top else 0)),
+        )
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
 
-    return drawn(draw, (9, 3.6))
+    return drawn(draw, (10, 4.2))
 
 
-def frontier(run: Run) -> str:
-    """What a limit buys: seconds against memory, the bound, the policies, and this run."""
+def grouped(peaks: list[Peak]) -> list[Peak]:
+    """At most COLUMNS, each the largest of its group."""
+    width = -(-len(peaks) // COLUMNS)
+    return [max(peaks[i : i + width], key=lambda p: (p.promised, p.measured)) for i in range(0, len(peaks), width)] if peaks else []
 
-    def draw(axes: Any) -> None:
-        limits = [b / 2**30 for b, _, _ in run.frontier]
-        axes.step(limits, [s for _, s, _ in run.frontier], where="post", color=BLUE, label="auto")
-        axes.step(limits, [low for _, _, low in run.frontier], where="post", color=GREY, linestyle=":", label="no plan is below")
-        for marker, candidate in zip("sD^vPX*", [c for c in run.candidates if c.seconds is not None and c.policy != "auto"], strict=False):
-            axes.plot(candidate.peak / 2**30, candidate.seconds, marker, color=GREEN, label=candidate.policy, markersize=7)
-        promised, measured = run.plan.promised, run.measured
-        axes.plot(promised.peak_bytes / 2**30, promised.seconds, "o", color=ORANGE, markersize=8, label="this plan, promised")
-        axes.plot(measured["peak_bytes"] / 2**30, measured["seconds"], "x", color="black", markersize=8, label="this run, measured")
-        axes.set(xlabel="memory, GiB", ylabel="seconds", xscale="log", yscale="log")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter("{x:g}")
-        axes.tick_params(which="minor", labelsize=7)
-        axes.legend(frameon=False, fontsize=8)
 
-    return drawn(draw, (9, 3.6))
+def colours(run: Run) -> dict[str, str]:
+    """Of every part, from the ground up."""
+    found = list(dict.fromkeys(part for p in run.peaks for part in p.parts))
+    order = list(dict.fromkeys(p.sub_module for p in run.peaks))
+    kept = sorted((part for part in found if part.startswith("kept by")), key=lambda part: order.index(part.removeprefix("kept by ")))
+    versions = [part for part in found if part.startswith("versions of")]
+    fixed = {part: colour for part, colour in FIXED.items() if part in found}
+    return (
+        fixed
+        | dict(zip(versions, (PINK, "#882255", "#AA4499"), strict=False))
+        | dict(zip(kept, shades(len(kept)), strict=True))
+        | {RUNNING: SKY}
+    )
 
 
 def schedule(run: Run) -> str:
-    """The schedule: which block each step works on, in order."""
+    """The schedule: which block each step works on, when, and what for."""
 
     def draw(axes: Any) -> None:
-        colours = {"run": (SKY, "run, nothing kept"), "record": (BLUE, "record for backward"), "backward": (ORANGE, "backward")}
-        steps = [s.split() for s in run.plan.schedule if s.split()[0] in colours]
-        for verb, (colour, label) in colours.items():
-            at = [(i, int(words[1])) for i, words in enumerate(steps) if words[0] == verb]
-            if at:
-                axes.scatter([i for i, _ in at], [b for _, b in at], marker="s", s=14, color=colour, label=label, linewidths=0)
-        axes.set(xlabel="steps, in order", ylabel="block")
-        axes.legend(frameon=False, fontsize=8)
+        steps = run.by_step()
+        for phase, colour in PHASES.items():
+            of = [(begin, seconds, int(step.split()[1])) for step, phase_of, begin, seconds, *_ in steps if phase_of == phase]
+            if of:
+                axes.barh([b for *_, b in of], [s for _, s, _ in of], left=[b for b, *_ in of], height=0.9, color=colour, label=phase)
+        axes.set(xlabel=f"seconds, {run.plan.costs}", ylabel="block")
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
 
-    return drawn(draw, (9, 3.0))
+    return drawn(draw, (10, 3.2))
+
+
+def sub_modules(run: Run) -> str:
+    """Promised against measured, sub-module by sub-module: peak, and seconds over all steps."""
+    rows = run.by_sub_module()
+
+    def draw(pair: Any) -> None:
+        y = range(len(rows))
+        size, name = unit(run.plan.promised.peak_bytes)
+        for axes, planned, got, label in (
+            (pair[0], [r[1] / size for r in rows], [r[2] / size for r in rows], f"peak, {name}"),
+            (pair[1], [r[3] for r in rows], [r[4] for r in rows], f"seconds over all steps ({run.plan.costs})"),
+        ):
+            axes.barh(y, planned, color=SKY, height=0.7, label="promised")
+            if any(got):
+                axes.plot(got, y, "D", color="black", markersize=5, linestyle="none", label="measured")
+            axes.set(xlabel=label, yticks=y, yticklabels=[r[0] for r in rows] if axes is pair[0] else [], ylim=(len(rows) - 0.5, -0.5))
+        pair[0].legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, frameon=False, fontsize=8)
+
+    return drawn(draw, (10, 0.6 + 0.28 * max(4, len(rows))), columns=2)
+
+
+def share(run: Run) -> list[tuple[str, int]]:
+    """What the promised peak is made of."""
+    peak = run.at_peak
+    if peak is None:
+        return []
+    parts = [(part, peak.parts[part]) for part in colours(run) if peak.parts.get(part)]
+    return [*parts, (f"while {peak.sub_module} runs", peak.promised - sum(peak.parts.values()))]

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from foldfit.plans import Plan
 
 @dataclass(frozen=True)
 class Peak:
-    """One sub-module of one step: bytes that stay, its promised peak, its measured peak (0: not measured), its seconds."""
+    """One sub-module of one step: bytes that stay, its promised peak, its measured peak (0: not measured), its seconds as planned
+    and as it took (0: not timed); the name of its block's choice, and whether the block had run before."""
 
     step: str
     sub_module: str
@@ -22,6 +25,16 @@ class Peak:
     promised: int
     measured: int
     seconds: float
+    took: float = 0.0
+    choice: str = ""
+    again: bool = False
+    parts: dict[str, int] = field(default_factory=dict)
+    """What stays, by what it is."""
+
+    @property
+    def phase(self) -> str:
+        """forward, recompute or backward."""
+        return "backward" if self.step.startswith("backward") else "recompute" if self.again else "forward"
 
 
 @dataclass(frozen=True)
@@ -41,18 +54,63 @@ class Run:
     peaks: list[Peak] = field(default_factory=list)
     frontier: list[tuple[int, float, float]] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
+    needs: dict[int, dict[str, int]] = field(default_factory=dict)
+    """Peak bytes of each policy by n_res; `auto`: the least of any plan."""
+    cards: dict[str, int] = field(default_factory=dict)
+    """Bytes that cards leave to a run, by their names."""
 
     @property
     def ratio(self) -> float:
         return self.measured["peak_bytes"] / self.plan.promised.peak_bytes
 
-    def by_sub_module(self) -> list[tuple[str, int, int, float]]:
-        """(sub-module, largest promised peak, largest measured peak, seconds) over all steps."""
+    @property
+    def at_peak(self) -> Peak | None:
+        return max(self.peaks, key=lambda p: p.promised, default=None)
+
+    def by_sub_module(self) -> list[tuple[str, int, int, float, float]]:
+        """(sub-module, largest promised peak, largest measured peak, seconds planned, seconds taken) over all steps."""
         out: dict[str, list] = {}
         for p in self.peaks:
-            row = out.setdefault(p.sub_module, [0, 0, 0.0])
-            row[0], row[1], row[2] = max(row[0], p.promised), max(row[1], p.measured), row[2] + p.seconds
+            row = out.setdefault(p.sub_module, [0, 0, 0.0, 0.0])
+            row[:] = max(row[0], p.promised), max(row[1], p.measured), row[2] + p.seconds, row[3] + p.took
         return [(name, *row) for name, row in out.items()]
+
+    def by_step(self) -> list[tuple[str, str, float, float, float, int, int]]:
+        """(step, phase, seconds at which it begins, its seconds planned, taken, promised peak, measured peak)."""
+        out, begin = [], 0.0
+        for (step, phase, _), group in groupby(self.peaks, key=lambda p: (p.step, p.phase, p.choice)):
+            members = list(group)
+            seconds = sum(p.seconds for p in members)
+            row = sum(p.took for p in members), max(p.promised for p in members), max(p.measured for p in members)
+            out.append((step, phase, begin, seconds, *row))
+            begin += seconds
+        return out
+
+    def longest(self, limit: int) -> dict[str, str]:
+        """By policy, about the longest n_res whose peak is within `limit` bytes, between those that were planned."""
+        out, lengths = {}, list(self.needs)
+        for policy in self.needs[lengths[-1]] if lengths else ():
+            points = [(n, self.needs[n][policy]) for n in lengths if policy in self.needs[n]]
+            fitting = [i for i, (_, need) in enumerate(points) if need <= limit]
+            if not fitting:
+                out[policy] = f"< {points[0][0]}"
+            elif fitting[-1] + 1 == len(points):
+                out[policy] = f"> {points[-1][0]}"
+            else:
+                (a, low), (b, high) = points[fitting[-1]], points[fitting[-1] + 1]
+                out[policy] = f"{a * (b / a) ** (log(limit / low) / log(high / low)):.0f}"
+        return out
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Results of a bench: a table, and what changed against another."""
+
+    name: str
+    origin: str
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    changes: str = ""
 
 
 MEASURED = {"peak_bytes": int, "seconds": float, "promised_peak_bytes": int, "steps": list}
@@ -72,18 +130,27 @@ def read_measured(path: "str | os.PathLike[str]") -> dict[str, Any]:
     return found
 
 
-def join(moments: Sequence[Any], steps: list[dict[str, Any]]) -> list[Peak]:
-    """The planner's moments beside the measured steps. A copy of the state is part of the sub-module that follows it; a run
-    without measured steps (a captured one) has none."""
+def join(moments: Sequence[Any], steps: list[dict[str, Any]], parts: Sequence[dict[str, int]] = ()) -> list[Peak]:
+    """The planner's moments, with what is alive at each, beside the measured steps. A copy of the state is part of the sub-module
+    that follows it; a run without measured steps (a captured one) has none."""
     out: list[Peak] = []
-    copied = 0
-    for moment in moments:
+    copied, again = 0, False
+    step = ""
+    ran: set[str] = set()
+    for i, moment in enumerate(moments):
         if moment.sub_module == "copy of the state":
             copied = moment.peak
             continue
-        out.append(Peak(" ".join(moment.step.split()[:2]), moment.sub_module, moment.alive, max(copied, moment.peak), 0, moment.seconds))
+        verb, block, *choice = moment.step.split()
+        if moment.step != step:
+            step, again = moment.step, block in ran
+            ran.add(block)
+        out.append(Peak(
+            f"{verb} {block}", moment.sub_module, moment.alive, max(copied, moment.peak), 0, moment.seconds,
+            choice=choice[0] if choice else "", again=again, parts=parts[i] if parts else {},
+        ))  # fmt: skip
         copied = 0
     names = [(s.get("step"), s.get("sub_module")) for s in steps]
     if names != [(p.step, p.sub_module) for p in out]:
         return out
-    return [Peak(p.step, p.sub_module, p.alive, p.promised, int(s["peak_bytes"]), p.seconds) for p, s in zip(out, steps, strict=True)]
+    return [replace(p, measured=int(s["peak_bytes"]), took=float(s.get("seconds", 0.0))) for p, s in zip(out, steps, strict=True)]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 import torch
@@ -16,11 +17,12 @@ from foldfit.runtime.trunk import Trunk
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What one sub-module reached: peak bytes while it ran."""
+    """What one sub-module reached: peak bytes while it ran, and its seconds in another run, where steps were timed."""
 
     step: str
     sub_module: str
     peak_bytes: int
+    seconds: float = 0.0
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,16 +75,16 @@ def measure(
     plan: Plan,
     *,
     repeat: int = 1,
+    warmup: int = 0,
     optimizer: torch.optim.Optimizer | None = None,
     on_step: Callable[[str, str], None] | None = None,
 ) -> Measured:
-    """Runs the plan once under a meter and `repeat` times against the clock.
+    """Runs the plan once under a meter, `warmup` times for nothing, and `repeat` times against the clock.
 
     An inference runs forward; a training step forward, backward from random output gradients, and the optimizer. Raises
     BadInput for a plan that is not for this model and these inputs; the promise is checked by `.check()` of the result.
     """
     state, masks = split_inputs(model, inputs)
-    train = plan.problem.mode == "train"
     parameters = list(model.parameters())
     alive = [*parameters, *state.values(), *masks.values()]
     if optimizer:
@@ -98,33 +100,21 @@ def measure(
         if on_step:
             on_step(step, sub_module)
 
-    def one(watched: bool) -> None:
+    def forward_ended(before: int) -> None:
         nonlocal activation
-        fresh = {k: v.clone() for k, v in state.items()} if plan.problem.inputs == "overwritten" and not watched else state
-        with torch.set_grad_enabled(train):
-            before = meter.now()
-            out = model.run(fresh, masks, plan, watch if watched else None)
-            if watched:
-                activation = meter.now() - before
-            if train:
-                grads = [torch.randn_like(x) for x in out.values()]
-                torch.autograd.backward(list(out.values()), grads)
-                del grads
-        del out
-        if train:
-            if optimizer:
-                optimizer.step()
-            model.zero_grad(set_to_none=True)
+        activation = meter.now() - before
 
+    run = partial(once, model, state, masks, plan, optimizer)
     start = clock(cuda)
     with meter:
-        one(watched=True)
+        run(watch, lambda: partial(forward_ended, meter.now()))
         last = meter.peak()
     times = [] if repeat else [clock(cuda) - start]
-    for _ in range(repeat):
+    for i in range(-warmup if repeat else 0, repeat):
         start = clock(cuda)
-        one(watched=False)
-        times.append(clock(cuda) - start)
+        run()
+        if i >= 0:
+            times.append(clock(cuda) - start)
     times.sort()
     return Measured(
         peak_bytes=max([last, *(s.peak_bytes for s in steps)]),
@@ -138,6 +128,34 @@ def measure(
         versions={"foldfit": __version__, "torch": str(torch.__version__)},
         steps=tuple(steps),
     )
+
+
+def once(
+    model: Trunk,
+    state: State,
+    masks: State,
+    plan: Plan,
+    optimizer: torch.optim.Optimizer | None,
+    watch: Callable[[str, str], None] | None = None,
+    forward: Callable[[], Callable[[], None]] | None = None,
+) -> None:
+    """One run of a plan. `forward`: called before it; what it returns, when forward has ended."""
+    train = plan.problem.mode == "train"
+    fresh = {k: v.clone() for k, v in state.items()} if plan.problem.inputs == "overwritten" and not watch else state
+    with torch.set_grad_enabled(train):
+        ended = forward() if forward else None
+        out = model.run(fresh, masks, plan, watch)
+        if ended:
+            ended()
+        if train:
+            grads = [torch.randn_like(x) for x in out.values()]
+            torch.autograd.backward(list(out.values()), grads)
+            del grads
+    del out
+    if train:
+        if optimizer:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
 
 
 def clock(cuda: bool) -> float:

@@ -53,8 +53,11 @@ class Trunk(nn.Module):
 
     def stacks(self, n_seq: int = 0, n_extra: int = 0) -> tuple[Stack, ...]:
         """As the problem of a plan names them."""
-        rows = {"evoformer": n_seq, "extra_msa": n_extra or n_seq, "pairformer": 0}
-        return tuple(Stack(name, n_blocks, rows[name], dict(widths)) for name, n_blocks, widths in self.layout)
+        rows = {"n_seq": n_seq, "n_extra": n_extra or n_seq, "": 0}
+        return tuple(
+            Stack(name, n_blocks, rows[spec.msa_axis], dict(widths))
+            for spec, (name, n_blocks, widths) in zip(self.specs, self.layout, strict=True)
+        )
 
     def run(self, state: State, masks: State, plan: Plan | None = None, watch: Watch | None = None) -> State:
         """The state after all blocks. `state`, `masks`: by tensor name, batch dimensions may lead; a missing mask is all ones.

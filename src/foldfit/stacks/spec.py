@@ -100,3 +100,8 @@ class StackSpec:
     default_blocks: int = 48
     masks: dict[str, str] = field(default_factory=dict)
     """State tensor -> the name of its mask."""
+
+    @property
+    def msa_axis(self) -> str:
+        """What its MSA's rows are called; empty where it has no MSA."""
+        return next((d for dims in self.state.values() for d in dims if d in ("n_seq", "n_extra")), "")

@@ -1,0 +1,307 @@
+"""The study's open questions, asked of the planner: every figure predicted from costs measured on an H200, none of them run.
+
+python benchmarks/questions.py            # asks again: benchmarks/results/questions.json, and docs/questions.md of it
+python benchmarks/questions.py --page     # docs/questions.md alone, of the figures that are there
+"""
+
+import argparse
+import datetime
+import json
+from pathlib import Path
+
+import msgspec
+
+from foldfit._version import __version__
+from foldfit.bench.runner import only
+from foldfit.cost.database import Costs, find_costs, load_costs
+from foldfit.cost.devices import GPUS, Device, find_device
+from foldfit.errors import DoesNotFit
+from foldfit.planner.build import make_plan
+from foldfit.planner.lengths import least
+from foldfit.planner.options import OptionTable, option_table
+from foldfit.plans import Plan, write_text
+from foldfit.problem import Problem, Stack
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "questions.json"
+MEASURED = ROOT / "src" / "foldfit" / "cost" / "measured" / "H200.json"
+PAGE = ROOT / "docs" / "questions.md"
+SHAPES = ((128, 256), (512, 256), (512, 384))
+GIB = 2**30
+SIZES = (8, 12, 16, 24, 32, 40, 48, 80, 131)
+"""GiB; the last is what a card of 141 GB has."""
+KERNELS: dict[str, tuple[str, ...]] = {"reference": ("reference",), "and SDPA": ("reference", "sdpa"), "and Triton": ()}
+EVERYTHING = 2**50
+
+
+def table_of(shape: tuple[int, int], device: Device, launch: str, kernels: tuple[str, ...] = ()) -> OptionTable:
+    """48 Evoformer blocks, a training step, in 16 bits."""
+    half = "bf16" if "bf16" in device.peaks else "fp16"
+    problem = Problem(
+        stacks=(Stack("evoformer", 48, shape[0]),), n_res=shape[1], mode="train", precision=half, parameters=half, dropout=True,  # type: ignore[arg-type]
+        launch=launch, device=device.name, device_type="cuda", memory=EVERYTHING,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return only(option_table(problem, device), kernels)
+
+
+def within(table: OptionTable, memory: int) -> OptionTable:
+    return OptionTable(msgspec.structs.replace(table.problem, memory=memory), table.device, table.stacks)
+
+
+def figures(plan: Plan) -> dict[str, float]:
+    passes = sum(step.startswith(("run", "record")) for step in plan.schedule) / plan.problem.blocks
+    gap = plan.bound.gap if plan.bound else 0.0
+    return {"peak": plan.promised.peak_bytes, "seconds": plan.promised.seconds, "passes": passes, "gap": gap, "steps": len(plan.schedule)}
+
+
+def planned(table: OptionTable, memory: int, policy: str = "auto") -> dict[str, float] | None:
+    try:
+        return figures(make_plan(within(table, memory), policy))
+    except DoesNotFit:
+        return None
+
+
+def where(table: OptionTable) -> str:
+    """The sub-module that sets the least memory."""
+    try:
+        make_plan(within(table, 1))
+    except DoesNotFit as error:
+        return error.where.split()[0]
+    raise AssertionError("nothing fits into one byte")
+
+
+def slicing(table: OptionTable) -> list[dict]:
+    """Of each sub-module by its fastest kernel: bytes whole, and in the thinnest slices that cost at most 5 % more time."""
+    out = []
+    for sub in table.stacks[0].sub_modules:
+        keep = [o for o in sub.options if not o.choice.recompute]
+        whole = min(keep, key=lambda o: (o.seconds + o.back_seconds, -o.choice.rows))
+        whole = max((o for o in keep if o.choice.kernel == whole.choice.kernel), key=lambda o: o.choice.rows)
+        time = whole.seconds + whole.back_seconds
+        cheap = [o for o in keep if o.choice.kernel == whole.choice.kernel and o.seconds + o.back_seconds <= 1.05 * time]
+        thin = min(cheap, key=lambda o: o.choice.rows)
+        out.append({
+            "sub_module": sub.spec.name, "kernel": whole.choice.kernel, "rows": whole.choice.rows, "seconds": time,
+            "inter": max(whole.bytes.inter, whole.bytes.back), "thin_rows": thin.choice.rows,
+            "saved": whole.bytes.saved, "thin_inter": max(thin.bytes.inter, thin.bytes.back), "thin_seconds": thin.seconds + thin.back_seconds,
+        })  # fmt: skip
+    return out
+
+
+def filling(costs: Costs) -> list[dict]:
+    """From the samples themselves: seconds of forward and backward in slices, against whole."""
+    found: dict[tuple, dict[int, float]] = {}
+    for s in costs.samples:
+        if dict(s.axes)["z"] == (SHAPES[-1][1],) * 2 and s.launch == "graph":
+            found.setdefault((s.sub_module.split()[0], s.kernel), {})[s.rows] = s.forward + s.backward
+    return [
+        {"sub_module": name, "kernel": kernel, "rows": max(rows), "ratio": {str(r): t / rows[max(rows)] for r, t in sorted(rows.items())}}
+        for (name, kernel), rows in found.items()
+    ]
+
+
+def ask() -> dict:
+    h200 = find_device("H200")
+    assert find_costs(h200) is not None, "the shipped costs of the H200"
+    tables = {shape: table_of(shape, h200, "graph") for shape in SHAPES}
+    big = tables[SHAPES[-1]]
+    low, high = least(big), figures(make_plan(big))["peak"]
+    limits = [round(low * (high / low) ** (i / 11)) for i in range(12)]
+    costs = load_costs(MEASURED)
+    out = {
+        "costs": f"{costs.date}, torch {costs.versions['torch']}", "state": sum(big.stacks[0].state.values()),
+        "slicing": {name: slicing(table_of(SHAPES[-1], h200, "graph", kernels)) for name, kernels in KERNELS.items() if name != "and SDPA"},
+        "filling": filling(costs),
+        "passes": [{"limit": limit} | found for limit in limits if (found := planned(big, limit))],
+        "kernels": [], "keeping": [], "sizes": [], "cards": [],
+    }  # fmt: skip
+    for name, kernels in KERNELS.items():
+        table = table_of(SHAPES[-1], h200, "graph", kernels)
+        cells = {str(size): planned(table, size * GIB) for size in (4, 12, 80)}
+        out["kernels"].append({"kernels": name, "least": least(table), "where": where(table), "at": cells})
+        for shape in SHAPES:
+            own = table_of(shape, h200, "graph", kernels)
+            out["keeping"].append({"kernels": name, "shape": shape} | figures(make_plan(own)))
+    for shape, table in tables.items():
+        for size in SIZES:
+            out["sizes"].append(
+                {"shape": shape, "GiB": size, "auto": planned(table, size * GIB), "large": planned(table, size * GIB, "large")}
+            )
+    for card in sorted(GPUS, key=lambda d: (d.memory, d.name)):
+        table = table_of(SHAPES[-1], card, "eager")
+        room = card.memory - card.reserved
+        out["cards"].append(
+            {"card": card.name, "memory": card.memory, "auto": planned(table, room), "large": planned(table, room, "large")}
+        )
+    return {"benchmark": "questions", "foldfit": __version__, "date": datetime.date.today().isoformat()} | out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", action="store_true", help="do not ask again")
+    if not parser.parse_args().page:
+        write_text(RESULTS, json.dumps(ask(), indent=1) + "\n")
+    write_text(PAGE, page(json.loads(RESULTS.read_text())))
+
+
+HEAD = """# The study's open questions
+
+The study ends with questions. Here they are put to the planner, for its largest training step: 48 Evoformer blocks with dropout at
+n_seq 512, n_res 384 (other shapes where named), bf16, on an H200. `python benchmarks/questions.py` -> `benchmarks/results/questions.json`
+(foldfit {foldfit}, {date}), which every figure of this page is from. **Nothing here was run as a whole**: bytes are promises, seconds are
+the planner's, from the options measured one by one on an H200 (`src/foldfit/cost/measured/H200.json`, {costs}, CUDA
+graphs), or, where it says so, modelled. What whole runs took is in [performance](performance.md).
+"""
+
+
+def cells(*row: object) -> str:
+    return f"| {' | '.join(map(str, row))} |"
+
+
+def grid(head: tuple, rows: list[tuple]) -> str:
+    return "\n".join([cells(*head), "|---" * len(head) + "|", *(cells(*row) for row in rows)])
+
+
+def gib(size: float) -> str:
+    return f"{size / GIB:.1f}"
+
+
+def ms(found: dict | None) -> str:
+    return f"{1e3 * found['seconds']:.0f}" if found else "does not fit"
+
+
+def timed(found: dict | None) -> str:
+    return f"{ms(found)} ({found['passes']:.2f})" if found else ms(found)
+
+
+def percent(ratio: float) -> str:
+    return f"{100 * (ratio - 1):.0f} %"
+
+
+def mib(size: float) -> str:
+    return f"{size / 2**20:.0f}"
+
+
+def page(found: dict) -> str:
+    parts = [HEAD.format(**found), slicing_part(found), filling_part(found), passes_part(found), kernels_part(found), keeping_part(found)]
+    return "\n".join([*parts, sizes_part(found)])
+
+
+def slicing_part(found: dict) -> str:
+    rows = [
+        (r["sub_module"], r["kernel"], mib(r["inter"]), mib(r["saved"]), f"{r['thin_rows']} of {r['rows']}", mib(r["thin_inter"]))
+        for name in found["slicing"] for r in found["slicing"][name]
+    ]  # fmt: skip
+    first, last = (sorted(found["slicing"][name], key=lambda r: r["inter"]) for name in ("reference", "and Triton"))
+    small, top, fused = first[0], first[-1], last[-1]
+    return f"""## Which parts are bound by memory and worth slicing?
+
+All of them: by PyTorch's kernels even {small["sub_module"]}, the least, holds {mib(small["inter"])} MiB while it or its backward runs, and
+{top["sub_module"]} {mib(top["inter"])}, where the state that they work on has {mib(found["state"])}. By the fastest kernels the largest is
+{fused["sub_module"]} with {mib(fused["inter"])} MiB, of which it saves {mib(fused["saved"])} for its backward. Slices of a run that keeps everything
+free only the rest, so that they help the attentions of PyTorch most; with recompute, slice by slice, they help everything. The
+last columns are the thinnest slices that cost at most 5 % more time, and what they hold.
+
+{grid(("sub-module", "kernel", "MiB whole", "of it saved", "rows a slice", "MiB in slices"), rows)}
+"""
+
+
+def filling_part(found: dict) -> str:
+    parts = (1, 2, 4, 8, 16, 32)
+    rows = []
+    for r in found["filling"]:
+        ratio = {round(r["rows"] / int(n)): f"{x:.2f}" for n, x in r["ratio"].items()}
+        rows.append((r["sub_module"], r["kernel"], *(ratio.get(k, "") for k in parts)))
+    reference = [r for r in found["filling"] if r["kernel"] == "reference"]
+    fused = [r for r in found["filling"] if r["kernel"] == "triton"]
+    half = max(t for r in found["filling"] for n, t in r["ratio"].items() if round(r["rows"] / int(n)) == 2)
+    attention = [r for r in reference if r["sub_module"].startswith("msa_") and "attention" in r["sub_module"]]
+    eighth = max(t for r in attention for n, t in r["ratio"].items() if round(r["rows"] / int(n)) == 8)
+    thin = [t for r in fused for n, t in r["ratio"].items() if round(r["rows"] / int(n)) == 32]
+    return f"""## How large a slice already fills the device?
+
+Half of the rows nearly does, everywhere: two slices cost at most {percent(half)} more than one. Of the MSA attentions by PyTorch's
+kernels an eighth does ({percent(eighth)}). Faster kernels need larger slices: in 32 slices Triton's take {min(thin):.1f} to {max(thin):.1f} times as long.
+Measured, forward and backward of one sub-module in 1 to 32 slices, against whole:
+
+{grid(("sub-module", "kernel", *(f"1/{k}" if k > 1 else "whole" for k in parts)), rows)}
+"""
+
+
+def passes_part(found: dict) -> str:
+    rows = [(gib(r["limit"]), gib(r["peak"]), f"{r['passes']:.2f}", ms(r), f"{100 * r['gap']:.2f}") for r in found["passes"]]
+    first, second, last = found["passes"][0], found["passes"][1], found["passes"][-1]
+    knee = next(r for r in found["passes"] if r["passes"] < 2)
+    less, more = 2 - knee["peak"] / last["peak"], knee["seconds"] / last["seconds"]
+    return f"""## What does each further pass of recompute buy?
+
+Passes are forward passes a block, its first one included. The second is the bargain: {gib(knee["limit"])} GiB instead of {gib(last["peak"])}, {percent(less)} less,
+for {percent(more)} more time, and part of it for part of that. The third buys {gib(second["peak"])} GiB for {percent(second["seconds"] / knee["seconds"])} more again.
+The last GiB costs everything, the thinnest slices too: {gib(first["peak"])} GiB take {first["passes"]:.0f} passes and {first["seconds"] / second["seconds"]:.1f} times the time.
+
+{grid(("limit GiB", "promised GiB", "passes", "ms", "bound within %"), rows)}
+"""
+
+
+def kernels_part(found: dict) -> str:
+    sizes = list(found["kernels"][0]["at"])
+    rows = [
+        (
+            r["kernels"],
+            gib(r["least"]),
+            *(f"{ms(r['at'][s])} ({r['at'][s]['passes']:.2f})" if r["at"][s] else "does not fit" for s in sizes),
+        )
+        for r in found["kernels"]
+    ]
+    reference, triton = found["kernels"][0], found["kernels"][-1]
+    times = reference["at"]["12"]["seconds"] / triton["at"]["12"]["seconds"]
+    before, after = (k["at"]["80"]["passes"] for k in (reference, triton))
+    return f"""## What do fused kernels, or torch.compile, do to the plan?
+
+Under 12 GiB the plan is {times:.1f} times as fast with them. They save less for backward, so that at the same limit fewer blocks are
+recomputed: {before:.2f} passes become {after:.2f} at 80 GiB. The least memory stays {gib(triton["least"])} GiB: {triton["where"]} sets it, with any
+kernels. Milliseconds, and passes a block:
+
+{grid(("kernels", "least GiB", *(f"{s} GiB" for s in sizes)), rows)}
+
+torch.compile is no option of our table, so this does not answer for it.
+"""
+
+
+def keeping_part(found: dict) -> str:
+    rows = [(r["kernels"], *r["shape"], gib(r["peak"]), ms(r)) for r in found["keeping"]]
+    return f"""## What must a device have for 48 blocks without recompute?
+
+The study says around 5 GB a block. By the kernels that are fastest with no limit, all with one pass a block:
+
+{grid(("kernels", "n_seq", "n_res", "GiB", "ms"), rows)}
+"""
+
+
+def sizes_part(found: dict) -> str:
+    by_size = {size: [r for r in found["sizes"] if r["GiB"] == size] for size in SIZES}
+    rows = [
+        (size, *(f"{ms(r['auto'])} ({r['auto']['passes']:.2f})" if r["auto"] else "does not fit" for r in of))
+        for size, of in by_size.items()
+    ]
+    twelve, whole = (next(r["auto"]["seconds"] for r in by_size[size] if r["shape"] == list(SHAPES[-1])) for size in (12, SIZES[-1]))
+    cards = [
+        (r["card"], gib(r["memory"]), ms(r["auto"]), f"{r['auto']['passes']:.2f}" if r["auto"] else "", ms(r["large"]))
+        for r in found["cards"]
+    ]
+    return f"""## The same on cards of 8 to 141 GB
+
+An H200 with less memory than it has, milliseconds (and passes a block). At (512, 384) 12 GiB cost {percent(twelve / whole)} more time than {SIZES[-1]}:
+
+{grid(("GiB", *(f"{s}, {r}" for s, r in SHAPES)), rows)}
+
+The cards that there are, (512, 384), with all the memory that each has. Kernel by kernel, not as a graph, fp16 where there is no bf16.
+These seconds are **modelled**, by shares of the data sheets that were fitted to the H200 alone; `large` is the study's policy, by
+PyTorch's kernels.
+
+{grid(("card", "GiB", "auto ms", "passes", "large ms"), cards)}
+"""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The pictures that set a run among others: what memory buys, longer proteins, other policies, other runs."""
+
+from typing import Any
+
+from foldfit.report.draw import BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, drawn, unit
+from foldfit.report.run import Run
+
+MARKERS = dict(zip(("none", "small", "large", "chunk", "auto"), "sD^vo", strict=True))
+LINES = dict(zip(("none", "small", "large", "chunk", "auto"), (ORANGE, YELLOW, GREEN, PINK, BLUE), strict=True))
+
+
+def frontier(run: Run) -> str:
+    """What a limit buys: seconds against memory, the bound, the policies, and this run."""
+
+    def draw(axes: Any) -> None:
+        promised, measured = run.plan.promised, run.measured
+        size, name = unit(promised.peak_bytes)
+        limits = [b / size for b, _, _ in run.frontier]
+        axes.step(limits, [s for _, s, _ in run.frontier], where="post", color=BLUE, label="auto at every limit")
+        # Between two limits: the plan of the lower one, the bound of the higher one.
+        axes.step(limits, [low for _, _, low in run.frontier], where="pre", color=GREY, linestyle=":", label="no plan is below")
+        for i, c in enumerate(c for c in run.candidates if c.seconds is not None and c.policy != "auto"):
+            axes.plot(
+                c.peak / size, c.seconds, MARKERS.get(c.policy, "PX*"[i % 3]), color=LINES.get(c.policy, GREY), label=c.policy,
+                markersize=7,
+                linestyle="none",
+            )  # fmt: skip
+        axes.plot(
+            promised.peak_bytes / size, promised.seconds, "o", color=BLUE, markersize=8, label="this plan, promised", linestyle="none"
+        )
+        x, y = measured["peak_bytes"] / size, measured["seconds"]
+        axes.plot(x, y, "x", color="black", markersize=8, label="this run, measured", linestyle="none")
+        if run.plan.problem.memory < 4 * promised.peak_bytes:
+            axes.axvline(run.plan.problem.memory / size, color="black", linestyle=":", linewidth=1, label="limit")
+        axes.set(xlabel=f"memory, {name}", ylabel="seconds", xscale="log", yscale="log")
+        plain_ticks(axes)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+
+    return drawn(draw, (10, 3.6))
+
+
+def lengths(run: Run) -> str:
+    """Peak against n_res for every policy, with the limit and the cards'."""
+
+    def draw(axes: Any) -> None:
+        largest = max(need for row in run.needs.values() for need in row.values())
+        size, name = unit(run.plan.promised.peak_bytes)
+        for policy in run.needs[max(run.needs)]:
+            points = [(n, row[policy] / size) for n, row in run.needs.items() if policy in row]
+            label = "auto, the least of any plan" if policy == "auto" else policy
+            axes.plot(*zip(*points, strict=True), marker=MARKERS.get(policy, "."), color=LINES.get(policy, GREY), markersize=4, label=label)
+        for limit, names in cards_within(run, largest):
+            axes.axhline(limit / size, color=GREY, linewidth=0.6)
+            axes.annotate(
+                names, (1, limit / size), xycoords=("axes fraction", "data"), xytext=(-2, 1), textcoords="offset points", fontsize=7,
+                color=GREY, ha="right",
+            )  # fmt: skip
+        axes.axhline(run.plan.problem.memory / size, color="black", linestyle=":", linewidth=1.3, label="this plan's limit")
+        x, y = run.plan.problem.n_res, run.measured["peak_bytes"] / size
+        axes.plot(x, y, "x", color="black", markersize=8, label="this run, measured", linestyle="none")
+        axes.set(xlabel="n_res", ylabel=name, xscale="log", yscale="log")
+        plain_ticks(axes)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+
+    return drawn(draw, (10, 4))
+
+
+def cards_within(run: Run, largest: int) -> list[tuple[int, str]]:
+    """Memories that one of the policies reaches at one of the lengths, with the cards that have them."""
+    smallest = min(need for row in run.needs.values() for need in row.values())
+    by_memory: dict[int, list[str]] = {}
+    for name, memory in run.cards.items():
+        if smallest <= memory <= largest:
+            by_memory.setdefault(memory, []).append(name)
+    return [(memory, ", ".join(names)) for memory, names in sorted(by_memory.items())]
+
+
+def plans(runs: list[Run]) -> str:
+    """Promised, measured and limit of every run: memory, and time."""
+
+    def draw(pair: Any) -> None:
+        y = range(len(runs))
+        size, name = unit(max(r.plan.promised.peak_bytes for r in runs))
+        pair[0].barh(y, [r.plan.promised.peak_bytes / size for r in runs], color=SKY, height=0.6, label="promised")
+        pair[0].plot(
+            [r.measured["peak_bytes"] / size for r in runs], y, "D", color="black", markersize=5, linestyle="none", label="measured"
+        )
+        far = 3 * max(r.plan.promised.peak_bytes for r in runs)
+        near = [(r.plan.problem.memory / size, i) for i, r in enumerate(runs) if r.plan.problem.memory <= far]
+        if near:
+            pair[0].plot(*zip(*near, strict=True), "|", color=ORANGE, markersize=14, markeredgewidth=2, linestyle="none", label="limit")
+        pair[0].set(xlabel=f"peak, {name}")
+        pair[1].barh(y, [r.plan.promised.seconds for r in runs], color=SKY, height=0.6)
+        pair[1].plot([r.measured["seconds"] for r in runs], y, "D", color="black", markersize=5, linestyle="none")
+        pair[1].set(xlabel="seconds")
+        for axes in pair:
+            axes.set(yticks=y, yticklabels=[r.name for r in runs] if axes is pair[0] else [], ylim=(len(runs) - 0.5, -0.5))
+        pair[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
+
+    return drawn(draw, (10, 1.1 + 0.32 * len(runs)), columns=2)
+
+
+def plain_ticks(axes: Any) -> None:
+    """Plain numbers at 1, 2 and 5; at more of them where the axis is short."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 8 * low else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
