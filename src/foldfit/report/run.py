@@ -73,13 +73,13 @@ def read_measured(path: "str | os.PathLike[str]") -> dict[str, Any]:
 
 
 def join(moments: Sequence[Any], steps: list[dict[str, Any]]) -> list[Peak]:
-    """The planner's moments beside the measured steps. A copy of the state is part of the sub-module that follows it; a run
-    without measured steps (a captured one) has none."""
+    """The planner's moments beside the measured steps. What lies between sub-modules (a copy of the state, of an input on the
+    host) is part of the one that follows it; a run without measured steps (a captured one) has none."""
     out: list[Peak] = []
     copied = 0
     for moment in moments:
-        if moment.sub_module == "copy of the state":
-            copied = moment.peak
+        if moment.between:
+            copied = max(copied, moment.peak)
             continue
         out.append(Peak(" ".join(moment.step.split()[:2]), moment.sub_module, moment.alive, max(copied, moment.peak), 0, moment.seconds))
         copied = 0
