@@ -10,7 +10,7 @@ from foldfit.planner import api
 from foldfit.planner.api import Outlook, Row
 from foldfit.plans import Plan
 from foldfit.problem import Launch, Mode, Optimizer, Precision, Problem, Stack
-from foldfit.units import parse_memory
+from foldfit.units import parse_host_memory, parse_memory
 
 if TYPE_CHECKING:
     from foldfit.runtime.trunk import Trunk
@@ -33,6 +33,7 @@ def problem_of(
     inputs: str = "kept",
     device: str | Device = "cpu",
     memory: str | int = "auto",
+    host_memory: str | int = 0,
     costs: str = "",
 ) -> tuple[Problem, Device]:
     """The problem that the arguments of `plan` name, and its device. Raises BadInput."""
@@ -47,10 +48,11 @@ def problem_of(
     if parameters is None:
         raise BadInput(f"the model's parameters are {stored}: expected float32, bfloat16 or float16")
     limit = memory if isinstance(memory, int) else parse_memory(memory, found.memory, found.reserved)
+    host = host_memory if isinstance(host_memory, int) else parse_host_memory(host_memory)
     return Problem(
         stacks=stacks, n_res=n_res, mode=mode, precision=precision, parameters=parameters, optimizer=optimizer,  # type: ignore[arg-type]
         dropout=mode == "train" if dropout is None else dropout, batch=batch, launch=launch, inputs=inputs, device=found.name,  # type: ignore[arg-type]
-        device_type="cpu" if found.name == "cpu" else "cuda", memory=limit,
+        device_type="cpu" if found.name == "cpu" else "cuda", memory=limit, host_memory=host,
     ), found  # fmt: skip
 
 
@@ -69,7 +71,8 @@ def plan(model: "Trunk | Iterable[Stack]", *, policy: str = "auto", solver: str 
     mode: "infer" or "train". precision: fp32, tf32, bf16, fp16. optimizer: none, sgd, adam. dropout: whether a training step
     has it (default yes). batch: samples. inputs: "kept", or "overwritten" for an inference that writes into its inputs.
     launch: "eager", or "graph" for CUDA graphs, captured at the first call. device: a name of the device table, "cpu", or
-    "cuda" for the card in this machine. memory: the limit, bytes or as "16GiB", "80%", "auto". costs: a file of measured
+    "cuda" for the card in this machine. memory: the limit, bytes or as "16GiB", "80%", "auto". host_memory: pinned memory that
+    block inputs of a training step may wait in, bytes or as "64GiB" (default none). costs: a file of measured
     costs; default: this machine's own or the shipped ones; "modelled": none. policy: auto, none, small, large, chunk, a
     registered name or module:function.
 

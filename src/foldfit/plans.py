@@ -11,7 +11,7 @@ import msgspec
 from foldfit.errors import BadInput, NotSupported
 from foldfit.problem import Problem
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,15 +25,19 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An upper bound on allocated bytes, the step and sub-module that set it, and the expected seconds."""
+    """An upper bound on allocated bytes, the step and sub-module that set it, and the expected seconds. `host_bytes`: the
+    most pinned host memory that it takes; `exposed`: those of the seconds in which the computation waits for a copy to it or back."""
 
     peak_bytes: int
     seconds: float
     at: str = ""
+    host_bytes: int = 0
+    exposed: float = 0.0
 
 
 class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """No persistent nested schedule of the option space takes less than `seconds`; `gap` = promised / bound - 1."""
+    """No persistent nested schedule of the option space takes less than `seconds`; `gap` = promised / bound - 1. With host
+    memory: also none whose forward phase moves block inputs there, even if copies took no time."""
 
     seconds: float
     gap: float
@@ -42,7 +46,11 @@ class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`choices`: a name -> the choice of each sub-module of a block. `schedule`: steps over the blocks of all stacks,
     numbered from 0: `check i` keeps block i's input, `load i` goes back to it, `free i` drops it, `run i NAME` runs block
-    i in place, `record i NAME` runs it for its backward, `backward i`, and `end` where forward hands its result over."""
+    i in place, `record i NAME` runs it for its backward, `backward i`, and `end` where forward hands its result over.
+
+    A kept input may wait in host memory: `offload i` begins its copy there, `drop i` waits for that and frees the device's,
+    `fetch i` makes room and begins the copy back, which `load i` waits for; `free i` gives up both. Copies go on beside the
+    steps that follow them."""
 
     schema: int = SCHEMA
     version: str

@@ -23,11 +23,16 @@ def plan_rows(plan: "Plan") -> list[Row]:
         ("promised peak", f"{format_bytes(plan.promised.peak_bytes)}, at {plan.promised.at}"),
         ("promised time", f"{format_seconds(plan.promised.seconds)} ({plan.costs} costs)"),
     ]
+    if plan.promised.host_bytes:
+        moved = sum(step.startswith("offload") for step in plan.schedule)
+        exposed = format_seconds(plan.promised.exposed) if plan.promised.exposed else "nothing"
+        rows.append(("on the host", f"{format_bytes(plan.promised.host_bytes)}: {moved} block inputs, {exposed} of their copies exposed"))
     if plan.bound:
         rows.append(
             (
                 "lower bound",
-                f"{format_seconds(plan.bound.seconds)}: at most {100 * plan.bound.gap:.2f} % from the best persistent nested schedule",
+                f"{format_seconds(plan.bound.seconds)}: at most {100 * plan.bound.gap:.2f} % from the best persistent nested schedule"
+                + (" if copies to the host took no time" if p.host_memory else ""),
             )
         )
     rows.append(("forward passes", f"{passes:.2f} a block, {len(plan.schedule)} steps"))

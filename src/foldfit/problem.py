@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from foldfit.errors import BadInput
+from foldfit.errors import BadInput, NotSupported
 
 Mode = Literal["infer", "train"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -30,9 +30,10 @@ class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`memory`: the limit in bytes on what the run may allocate. `inputs`: "kept" leaves the caller's tensors as they are,
-    "overwritten" lets an inference write the result into them. `launch`: kernel by kernel, or as a CUDA graph.
+    "overwritten" lets an inference write the result into them. `launch`: kernel by kernel, or as a CUDA graph. `host_memory`:
+    bytes of pinned host memory that block inputs of a training step may wait in, 0 for none.
 
-    Raises BadInput for sizes below 1 or a mode without sense.
+    Raises BadInput for sizes below 1 or a mode without sense, NotSupported for host memory where nothing uses it yet.
     """
 
     stacks: tuple[Stack, ...]
@@ -48,6 +49,7 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     device: str = "cpu"
     device_type: Literal["cpu", "cuda"] = "cpu"
     memory: int
+    host_memory: int = 0
     world: int = 1
 
     def __post_init__(self) -> None:
@@ -61,6 +63,10 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         for name, value in sizes.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise BadInput(f"{name}: expected a whole number of at least 1, got {value!r}")
+        if not isinstance(self.host_memory, int) or self.host_memory < 0:
+            raise BadInput(f"host_memory: expected a whole number of bytes, 0 for none, got {self.host_memory!r}")
+        if self.host_memory and (self.mode == "infer" or self.launch == "graph"):
+            raise NotSupported("host memory is for training steps that are launched eagerly: leave --host-memory out")
         if self.mode == "infer" and self.optimizer != "none":
             raise BadInput(f"an inference has no optimizer: leave --optimizer {self.optimizer} out, or plan with --mode train")
         if self.mode == "infer" and self.dropout:

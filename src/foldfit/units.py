@@ -46,6 +46,11 @@ def parse_memory(text: str, total: int, reserved: int = 0) -> int:
     return parse_bytes(text)
 
 
+def parse_host_memory(text: str) -> int:
+    """Bytes of "64GiB", or of "0" for none. Raises BadInput for anything else."""
+    return 0 if text.strip() == "0" else parse_bytes(text)
+
+
 def format_bytes(size: float, up: bool = False) -> str:
     """In the largest binary unit that it fills, three digits; `up`: never less than the size, so that it may be typed back."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):

@@ -50,6 +50,27 @@ def test_plan_run_and_save(capsys, tmp_path, mode):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_host_memory(capsys, tmp_path):
+    path = str(tmp_path / "plan.json")
+    flags = [*TINY, "--blocks", "6", "--mode", "train", "--host-memory", "1GiB"]
+    least = call(capsys, "plan", *flags, "--memory", "1KiB")
+    assert least[0] == 3 and "host memory makes a step faster, not smaller" in least[2]
+    need = least[2].split("--memory ")[1].split()[0]
+    code, out, _ = call(capsys, "plan", *flags, "--memory", need, "-o", path)
+    assert code == 0 and "on the host" in out and "exposed" in out
+    code, out, _ = call(capsys, "run", path, "-o", str(tmp_path / "run"))
+    assert code == 0 and "\nhost " in out
+    assert call(capsys, "report", str(tmp_path / "run"), "-o", str(tmp_path / "report.html"))[0] == 0
+    code, out, _ = call(capsys, "compare", *flags, "--memory", need)
+    assert code == 0 and "exposed" in out and "without host memory" in out
+    code, out, _ = call(capsys, "compare", *flags, "--memory", need, "--json")
+    assert json.loads(out)["policies"][-1]["host_bytes"] == Plan.load(path).promised.host_bytes > 0
+    code, _, error = call(capsys, "plan", *flags[:-4], "--host-memory", "1GiB")
+    assert code == 4 and "leave --host-memory out" in error
+    code, _, error = call(capsys, "plan", *flags[:-1], "many")
+    assert code == 2 and "many" in error
+
+
 def test_an_alignment_is_planned_and_run(capsys, tmp_path):
     path = str(tmp_path / "plan.json")
     flags = [x for w in WIDTHS for x in ("--width", w)]
@@ -115,7 +136,7 @@ def edit(path: Path, old: str, new: str) -> None:
     ("change", "code", "words"),
     [
         (lambda p: edit(p, '"n_res": 9', '"n_res": 8'), 2, "was changed after it was planned"),
-        (lambda p: edit(p, '"schema": 1', '"schema": 99'), 4, "plan schema 99"),
+        (lambda p: edit(p, '"schema": 2', '"schema": 99'), 4, "plan schema 99"),
         (lambda p: edit(p, '"rows"', '"raws"'), 2, "is not a plan of foldfit"),
         (lambda p: p.write_text(p.read_text()[:300]), 2, "is not a plan of foldfit"),
         (lambda p: p.write_bytes(b"\xff\xfe\x00"), 2, "is not a plan of foldfit"),

@@ -33,7 +33,9 @@ def main(args: argparse.Namespace) -> None:
             "policies": [
                 {"policy": r.policy, "fits": r.plan is not None}
                 | ({"peak_bytes": r.plan.promised.peak_bytes, "seconds": r.plan.promised.seconds, "bound_seconds": r.plan.bound.seconds,
-                    "gap": r.plan.bound.gap} if r.plan and r.plan.bound else {"need_bytes": r.error.need if r.error else 0})
+                    "gap": r.plan.bound.gap, "host_bytes": r.plan.promised.host_bytes,
+                    "exposed_seconds": r.plan.promised.exposed}
+                   if r.plan and r.plan.bound else {"need_bytes": r.error.need if r.error else 0})
                 for r in rows
             ],
             "frontier": [{"bytes": b, "seconds": s, "bound_seconds": low} for b, s, low in curve],
@@ -42,17 +44,21 @@ def main(args: argparse.Namespace) -> None:
         }))  # fmt: skip
         return
     print(f"limit {format_bytes(problem.memory)}")
-    print(f"{'policy':10}{'fits':>6}{'peak':>14}{'time':>12}{'bound':>12}{'gap':>9}")
+    host = f"{'host':>14}{'exposed':>12}" if problem.host_memory else ""
+    print(f"{'policy':10}{'fits':>6}{'peak':>14}{'time':>12}{'bound':>12}{'gap':>9}{host}")
     for r in rows:
         if r.plan and r.plan.bound:
             p = r.plan
+            away = f"{format_bytes(p.promised.host_bytes):>14}{format_seconds(p.promised.exposed):>12}" if host else ""
             print(f"{r.policy:10}{'yes':>6}{format_bytes(p.promised.peak_bytes):>14}{format_seconds(p.promised.seconds):>12}"
-                  f"{format_seconds(r.plan.bound.seconds):>12}{100 * r.plan.bound.gap:>8.2f}%")  # fmt: skip
+                  f"{format_seconds(r.plan.bound.seconds):>12}{100 * r.plan.bound.gap:>8.2f}%{away}")  # fmt: skip
         else:
             print(f"{r.policy:10}{'no':>6}{format_bytes(r.error.need if r.error else 0):>14}")
     if not curve:
         print("\nnothing fits, nor would it on the next larger card: foldfit max says what does")
         return
+    if host:
+        print("\nwithout host memory:", end="")
     if outlook.price == 0:
         print("\nmore memory would buy nothing")
     elif isfinite(outlook.price):

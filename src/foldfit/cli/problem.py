@@ -7,7 +7,7 @@ from typing import Literal
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import BadInput
 from foldfit.problem import Problem, Stack
-from foldfit.units import parse_memory
+from foldfit.units import parse_host_memory, parse_memory
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> None:
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> Non
     add("--device", default="cpu", help="a name (see `foldfit devices`), cpu, or cuda for the card in this machine (default cpu)")
     add("--launch", choices=("eager", "graph"), default="eager", help="kernel by kernel, or as a CUDA graph (default eager)")
     add("--costs", default="", metavar="FILE", help="measured costs (default: this machine's own, or the shipped ones), or modelled")
+    add("--host-memory", default="0", metavar="SIZE", help="pinned host memory for block inputs of a training step (default 0)")
     add("--memory", default="auto", help="the limit: 16GiB, 16GB, 80%%, or auto for all that the device has (default auto)")
 
 
@@ -110,4 +111,5 @@ def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Prob
         device=device.name,
         device_type=kind,
         memory=parse_memory(args.memory, device.memory, device.reserved),
+        host_memory=parse_host_memory(args.host_memory),
     ), device

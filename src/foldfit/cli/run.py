@@ -83,9 +83,12 @@ def table(measured) -> str:
 
     m = measured
     lines = [f"{'':10}{'promised':>14}{'measured':>14}{'ratio':>8}"]
-    for name, text, promised, got in (
+    rows: list[tuple] = [
         ("peak", format_bytes, m.promised_peak_bytes, m.peak_bytes),
         ("time", format_seconds, m.promised_seconds, m.seconds),
-    ):
+    ]
+    if m.promised_host_bytes:
+        rows.append(("host", format_bytes, m.promised_host_bytes, m.host_bytes))
+    for name, text, promised, got in rows:
         lines.append(f"{name:10}{text(promised):>14}{text(got):>14}{got / promised if promised else 0:>8.3f}")
     return "\n".join(lines)

@@ -27,8 +27,9 @@ def plan_problem(problem: Problem, device: Device | None = None, policy: str = "
     except DoesNotFit as error:
         longest = longest_n_res(problem, device, policy, below=problem.n_res)
         fits = f"the longest n_res that fits is {longest}" if longest else "no n_res fits: even the parameters and inputs are too much"
+        host = "; host memory makes a step faster, not smaller" if problem.host_memory else ""
         raise DoesNotFit(
-            f"{error}; {fits}; give --memory {format_bytes(error.need, up=True)} or more"
+            f"{error}; {fits}{host}; give --memory {format_bytes(error.need, up=True)} or more"
             + ("" if policy == "auto" else ", or --policy auto"),
             need=error.need,
             have=error.have,
@@ -47,8 +48,8 @@ def fits(problem: Problem, device: Device, policy: str = "auto") -> bool:
 def longest_n_res(problem: Problem, device: Device, policy: str = "auto", below: int | None = None) -> int:
     """The largest n_res that a plan of this policy fits with, 0 where none does: need grows with n_res, so by bisection."""
 
-    def ok(n_res: int) -> bool:
-        return fits(msgspec.structs.replace(problem, n_res=n_res), device, policy)
+    def ok(n_res: int) -> bool:  # what fits, fits without host memory
+        return fits(msgspec.structs.replace(problem, n_res=n_res, host_memory=0), device, policy)
 
     low, high = 0, below or 1
     if below is None:
@@ -89,7 +90,8 @@ def compare(
 @dataclass(frozen=True)
 class Outlook:
     """What memory buys. `points`: (limit in bytes, seconds, lower bound), from the least memory that any plan needs on;
-    `price`: seconds that a byte more than the problem's limit saves at the best; `next_size`: the next larger card's memory."""
+    `price`: seconds that a byte more than the problem's limit saves at the best; `next_size`: the next larger card's memory.
+    All without host memory."""
 
     points: list[tuple[int, float, float]]
     price: float

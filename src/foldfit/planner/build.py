@@ -27,7 +27,10 @@ def chain_of(table: OptionTable) -> Chain:
         entry = 0 if i == 0 else sum(size for name, size in stack.state.items() if name in held)
         held |= set(stack.state)
         runs.append((stage_of(stack, own, entry), stack.blocks))
-    return Chain(tuple(runs), base, base + sum(backward.values()), backward.get("outputs", 0), problem.inputs == "overwritten")
+    owned, host = problem.inputs == "overwritten", problem.host_memory
+    return Chain(
+        tuple(runs), base, base + sum(backward.values()), backward.get("outputs", 0), owned, host, table.device.host_link if host else 0
+    )
 
 
 def stage_of(stack: StackOptions, state: int, entry: int) -> Stage:
@@ -72,7 +75,7 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
         problem=problem,
         policy=policy,
         solver=solver if policy == "auto" else "none",
-        promised=Promise(timeline.peak, timeline.seconds, timeline.peak_at),
+        promised=Promise(timeline.peak, timeline.seconds, timeline.peak_at, timeline.host_bytes, timeline.exposed),
         bound=Bound(bound_seconds, timeline.seconds / bound_seconds - 1),
         costs="measured" if all_measured(table, choices) else "modelled",
         resident=resident | backward,

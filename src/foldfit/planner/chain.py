@@ -58,29 +58,28 @@ def frontier_of(up: Tables) -> Frontier:
 
 
 def fitting_plan(tables: Tables, limit: int) -> list[Step] | None:
-    """The steps from the last slot whose schedule fits, found by bisection past the limit's own slot."""
+    """The steps from the last slot whose schedule fits."""
+    found = last_fitting(tables, limit, Walker)
+    return None if found is None else faster_runs(tables.blocks.chain, found[1], limit)
+
+
+def last_fitting(tables: Tables, limit: int, walker: "type[Walker]") -> tuple[int, list[Step]] | None:
+    """The last slot whose schedule fits and its steps, found by bisection past the limit's own slot."""
     chain, grid = tables.blocks.chain, tables.grid
     finite = np.flatnonzero(np.isfinite(tables.suffix[0]))
     if not len(finite):
         return None
-    found: list[Step] | None = None
+    found: tuple[int, list[Step]] | None = None
     low, high = max(grid.slots, int(finite[0])), grid.last
     while low <= high:
         # The limit's own slot fits for sure: try it first, then halve what is beyond.
         slot = low if found is None else (low + high + 1) // 2
-        steps = walk(tables, slot)
+        steps = walk(tables, slot, walker)
         if timeline_of(chain, steps).peak <= limit:
-            found, low = steps, slot + 1
+            found, low = (slot, steps), slot + 1
         else:
             high = slot - 1
-    return None if found is None else faster_runs(chain, found, limit)
-
-
-def walk(tables: Tables, slot: int) -> list[Step]:
-    """The steps of the schedule behind a finite value of the whole chain's table."""
-    steps: list[Step] = []
-    Walker(tables, steps).part(0, len(tables.blocks) - 1, slot, first=True)
-    return steps
+    return found
 
 
 class Walker:
@@ -88,7 +87,7 @@ class Walker:
 
     def __init__(self, tables: Tables, steps: list[Step]) -> None:
         self.tables, self.steps = tables, steps
-        self.kept: set[int] = set()
+        self.held: set[int] = set()
 
     def part(self, s: int, t: int, m: int, first: bool) -> None:
         tables = self.tables
@@ -103,19 +102,28 @@ class Walker:
                 self.steps.append(Step("end"))
             self.steps.append(Step("backward", s))
             return
-        if s not in self.kept:
-            self.kept.add(s)
+        if s not in self.held:
+            self.held.add(s)
             self.steps.append(Step("check", s))
         for block in range(s, restart):
             run = (tables.first_run if first else tables.run)[tables.blocks.kind[block]]
             self.steps.append(Step("run", block, run.choose(m)))
-        self.part(restart, t, m - tables.width[restart], first)
+        self.go_on(restart, t, m, first)
         self.steps.append(Step("load", s))
         self.part(s, restart - 1, m, first=False)
 
+    def go_on(self, s: int, t: int, m: int, first: bool) -> None:
+        """From a block whose input is inside m."""
+        self.part(s, t, m - self.tables.width[s], first)
+
+    def kept(self, s: int, t: int, m: int, first: bool) -> float:
+        """Seconds of `go_on`."""
+        w = self.tables.width[s]
+        return float(self.rest(s, t, first)[m - w]) if w <= m else float("inf")
+
     def record(self, s: int, options: tuple[Record, ...]) -> None:
-        if s in self.kept:
-            self.kept.remove(s)
+        if s in self.held:
+            self.held.remove(s)
             self.steps.append(Step("free", s))
         self.steps.append(Step("record", s, options))
 
@@ -140,11 +148,17 @@ class Walker:
         tables, best, running = self.tables, (-1, float("inf")), 0.0
         for r in range(s + 1, t + 1):
             running += (tables.first_run if first else tables.run)[tables.blocks.kind[r - 1]].seconds[m]
-            if tables.width[r] <= m:
-                seconds = running + self.rest(r, t, first)[m - tables.width[r]] + tables.c(s, r - 1)[m]
-                if seconds < best[1]:
-                    best = (r, float(seconds))
+            seconds = running + self.kept(r, t, m, first) + tables.c(s, r - 1)[m]
+            if seconds < best[1]:
+                best = (r, float(seconds))
         return best
+
+
+def walk(tables: Tables, slot: int, walker: type[Walker] = Walker) -> list[Step]:
+    """The steps of the schedule behind a finite value of the whole chain's table."""
+    steps: list[Step] = []
+    walker(tables, steps).part(0, len(tables.blocks) - 1, slot, first=True)
+    return steps
 
 
 def thin_plan(chain: Chain, limit: int, slots: int) -> list[Step]:

@@ -1,13 +1,15 @@
 """Exact search over all persistent nested schedules of a tiny chain: what the other solvers are tested against.
 
 Persistent: what is kept stays until its block's backward. Nested: the schedule goes back only in the backward phase,
-and only to the last input kept. The search is A* over the states of the simulator; its estimate, the least seconds of every
-record and backward still to come, is never too high.
+and only to the last input kept. With host memory, the inputs kept in the forward phase may wait there; copies take no time in
+the search, so that what it finds is a lower bound for any link. The search is A* over the states of the simulator; its
+estimate, the least seconds of every record and backward still to come, is never too high.
 """
 
 import heapq
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import replace
 from itertools import count, product
 
 from foldfit.errors import DoesNotFit
@@ -20,7 +22,7 @@ MOST_BLOCKS = 4
 MOST_CHOICES = 9
 """Limits on what is searched: blocks of a chain, combinations of a block's options."""
 
-State = tuple[int, bool, bool, int, frozenset[int], tuple[Step, ...]]
+State = tuple[int, bool, bool, int, frozenset[tuple[int, bool, bool]], tuple[Step, ...]]
 Path = tuple["Path", Step] | None
 
 
@@ -34,7 +36,8 @@ class Node:
     def after(self, step: Step, text: str) -> "Node":
         old = self.simulator
         new = copy(old)
-        new.checkpoints = dict(old.checkpoints)
+        new.checkpoints, new.host = dict(old.checkpoints), set(old.host)
+        new.buffers, new.arrival = old.buffers.copy(), dict(old.arrival)
         new.records = {b: (source, list(versions), list(chosen)) for b, (source, versions, chosen) in old.records.items()}
         new.timeline = Timeline()
         new.do(text)
@@ -47,7 +50,8 @@ class Node:
     def state(self) -> State:
         s = self.simulator
         position = s.at if s.state is not None else -1
-        return position, s.owned, s.backward_phase, s.expected, frozenset(s.checkpoints), tuple(self.records.values())
+        kept = frozenset((b, buffer is None, b in s.host) for b, buffer in s.checkpoints.items())
+        return position, s.owned, s.backward_phase, s.expected, kept, tuple(self.records.values())
 
     def steps(self) -> list[Step]:
         path, out = self.path, []
@@ -90,16 +94,26 @@ class Search:
         elif s.state is None:
             kept = max(s.checkpoints, default=-1)
             if kept >= 0 and max(node.records, default=-1) < kept:
-                yield Step("load", kept)
+                yield Step("load" if s.checkpoints[kept] else "fetch", kept)
         elif s.at == len(self.blocks):
             yield Step("end")
         else:
-            stage = self.blocks[s.at]
+            stage, held = self.blocks[s.at], s.checkpoints.get(s.at)
+            away = [b for b in s.host if s.checkpoints[b] not in (None, s.state)]
+            if away and not s.backward_phase:
+                yield Step("drop", away[0])
+                return
             if s.at not in s.checkpoints:
                 yield Step("check", s.at)
+            elif held is s.state and not s.backward_phase and self.fits_host(s):
+                yield Step("offload", s.at)
             if not s.backward_phase or s.at < after:
                 yield from (Step("run", s.at, options) for options in self.runs[id(stage)])
             yield from (Step("record", s.at, options) for options in self.records[id(stage)])
+
+    def fits_host(self, s: Simulator) -> bool:
+        there = sum(self.blocks[b].state for b in (*s.host, s.at))
+        return 0 < s.at not in s.host and there <= self.chain.host_memory
 
     def best(self, limit: int | None) -> list[Step] | None:
         """Least seconds within `limit` bytes; with None, the least peak."""
@@ -132,7 +146,7 @@ def record_seconds(options: tuple[Record, ...]) -> float:
 def solve(chain: Chain, limit: int, slots: int = SLOTS) -> Solution:
     """The optimum, which is its own bound. Raises DoesNotFit with the exact need, ValueError for a chain that is too
     large. `slots` is not used: nothing is rounded."""
-    search = Search(chain)
+    search = Search(replace(chain, host_link=float("inf")))
     steps = search.best(limit) if chain.base_backward <= limit else None
     if steps is None:
         least = search.best(None)
@@ -145,4 +159,4 @@ def solve(chain: Chain, limit: int, slots: int = SLOTS) -> Solution:
             have=limit,
             where=timeline.peak_at,
         )
-    return solved(chain, steps, timeline_of(chain, steps).seconds)
+    return solved(chain, steps, timeline_of(search.chain, steps).seconds)

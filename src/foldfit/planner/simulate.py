@@ -1,14 +1,18 @@
 """Memory over time of a schedule: exactly what the executor (runtime/executor.py) holds. Promises are made of it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from foldfit.planner.table import Chain, Forward, Record
 
+COPY, WAIT, ROOM = "copy of the state", "wait for the host", "room for a copy back"
+"""Moments between sub-modules."""
+
 
 @dataclass(frozen=True)
 class Moment:
-    """One sub-module of one step: bytes alive before it, its peak, its seconds."""
+    """One sub-module of one step, or what lies between: bytes alive before it, its peak, its seconds."""
 
     step: str
     sub_module: str
@@ -16,10 +20,21 @@ class Moment:
     peak: int
     seconds: float
 
+    @property
+    def between(self) -> bool:
+        return self.sub_module in (COPY, WAIT, ROOM)
+
+
+WORDS = {"check": 1, "load": 1, "free": 1, "backward": 1, "run": 2, "record": 2, "offload": 1, "drop": 1, "fetch": 1}
+"""How many words follow the verb of a step."""
+
 
 @dataclass
 class Timeline:
+    """`host_bytes`: of the buffers that hold block inputs on the host, each kept for the next input of its size."""
+
     moments: list[Moment] = field(default_factory=list)
+    host_bytes: int = 0
 
     @property
     def peak(self) -> int:
@@ -33,6 +48,11 @@ class Timeline:
     @property
     def seconds(self) -> float:
         return sum(m.seconds for m in self.moments)
+
+    @property
+    def exposed(self) -> float:
+        """Seconds of them in which the computation waits for a copy."""
+        return sum((m.seconds for m in self.moments if m.sub_module == WAIT), 0.0)
 
 
 class Buffer:
@@ -53,12 +73,20 @@ class Simulator:
         self.state: Buffer | None = Buffer(0)
         self.at = 0
         self.owned = chain.owned
-        self.checkpoints: dict[int, Buffer] = {}
+        self.checkpoints: dict[int, Buffer | None] = {}
         self.records: dict[int, tuple[Buffer, list[int], list[Record]]] = {}
         self.outputs: Buffer | None = None
         self.backward_phase = False
         self.expected = len(self.stages)
         self.timeline = Timeline()
+        self.host: set[int] = set()
+        """Blocks whose input has a host buffer; its copy is on the device as well while the checkpoint is not None."""
+        self.buffers: Counter[int] = Counter()
+        """Host buffers that are free, by size."""
+        self.clock = self.out_clock = self.back_clock = 0.0
+        """Seconds at which the computation, the copies out and the copies back are done with what they were given."""
+        self.arrival: dict[int, float] = {}
+        """When the last copy of a block's input is there, until the computation has waited for it."""
 
     def alive(self) -> int:
         base = self.chain.base_backward if self.backward_phase else self.chain.base_forward
@@ -93,8 +121,7 @@ class Simulator:
         if step == "end":
             self.end(step)
             return
-        words = {"check": 1, "load": 1, "free": 1, "backward": 1, "run": 2, "record": 2}.get(verb)
-        self.require(words == len(rest) and rest[0].isdecimal(), step, "is no step")
+        self.require(WORDS.get(verb) == len(rest) and rest[0].isdecimal(), step, "is no step")
         block = int(rest[0])
         self.require(0 <= block < len(self.stages), step, f"is outside the {len(self.stages)} blocks")
         getattr(self, f"do_{verb}")(step, block, *rest[1:])
@@ -116,12 +143,53 @@ class Simulator:
         self.owned = False
 
     def do_load(self, step: str, block: int) -> None:
-        self.require(block in self.checkpoints, step, "without a checkpoint")
+        self.require(self.checkpoints.get(block) is not None, step, "without a checkpoint on the device")
+        self.wait(step, block)
         self.state, self.at, self.owned = self.checkpoints[block], block, False
 
     def do_free(self, step: str, block: int) -> None:
         self.require(block in self.checkpoints, step, "without a checkpoint")
+        self.wait(step, block)
         del self.checkpoints[block]
+        if block in self.host:
+            self.host.remove(block)
+            self.buffers[self.stages[block].state] += 1
+
+    def do_offload(self, step: str, block: int) -> None:
+        ours = block > 0 and self.checkpoints.get(block) is not None and block not in self.host
+        self.require(ours and self.chain.host_link > 0, step, "without a checkpoint of its own, or without a host")
+        size = self.stages[block].state
+        self.host.add(block)
+        if self.buffers[size]:
+            self.buffers[size] -= 1
+        else:
+            self.timeline.host_bytes += size
+        self.arrival[block] = self.out_clock = max(self.clock, self.out_clock) + size / self.chain.host_link
+
+    def do_drop(self, step: str, block: int) -> None:
+        held = self.checkpoints.get(block)
+        self.require(block in self.host and held is not None and held is not self.state, step, "without a copy, or in use")
+        self.wait(step, block)
+        self.checkpoints[block] = None
+
+    def do_fetch(self, step: str, block: int) -> None:
+        self.require(block in self.host and self.checkpoints[block] is None, step, "but it is not on the host alone")
+        size = self.stages[block].state
+        self.checkpoints[block] = Buffer(size)
+        alive = self.alive()
+        self.note(step, ROOM, alive, alive, 0.0)
+        self.arrival[block] = self.back_clock = max(self.clock, self.back_clock) + size / self.chain.host_link
+
+    def wait(self, step: str, block: int) -> None:
+        """The computation goes on when the copy of a block's input is there."""
+        seconds = self.arrival.pop(block, 0.0) - self.clock
+        if seconds > 0:
+            alive = self.alive()
+            self.note(step, WAIT, alive, alive, seconds)
+
+    def note(self, step: str, sub_module: str, alive: int, peak: int, seconds: float) -> None:
+        self.timeline.moments.append(Moment(step, sub_module, alive, peak, seconds))
+        self.clock += seconds
 
     def do_run(self, step: str, block: int, choice: str) -> None:
         self.require(self.state is not None and self.at == block, step, f"but the state is at block {self.at}")
@@ -129,12 +197,12 @@ class Simulator:
         if not self.owned:
             self.state, self.owned = Buffer(stage.state), True
             alive = self.alive() + self.gradient(block)
-            self.timeline.moments.append(Moment(step, "copy of the state", alive, alive, 0.0))
+            self.note(step, COPY, alive, alive, 0.0)
         for j, key in enumerate(self.keys(step, block, choice)):
             option = self.lookup(block, j, self.forward_of, key, "run")
             assert isinstance(option, Forward)
             alive = self.alive() + self.gradient(block)
-            self.timeline.moments.append(Moment(step, stage.subs[j].name, alive, alive + option.inter, option.seconds))
+            self.note(step, stage.subs[j].name, alive, alive + option.inter, option.seconds)
         self.arrive(block + 1)
 
     def arrive(self, block: int) -> None:
@@ -158,7 +226,7 @@ class Simulator:
             assert isinstance(option, Record)
             alive = self.alive() + self.gradient(block)
             versions.append(stage.subs[j].written)
-            self.timeline.moments.append(Moment(step, stage.subs[j].name, alive, alive + versions[-1] + option.inter, option.seconds))
+            self.note(step, stage.subs[j].name, alive, alive + versions[-1] + option.inter, option.seconds)
             chosen.append(option)
         self.state, self.owned = Buffer(0), False  # its bytes are the record's versions
         self.arrive(block + 1)
@@ -173,7 +241,7 @@ class Simulator:
             option = chosen.pop()
             versions.pop()
             alive = self.alive() + self.gradient(block)
-            self.timeline.moments.append(Moment(step, stage.subs[j].name, alive + option.saved, alive + option.back, option.back_seconds))
+            self.note(step, stage.subs[j].name, alive + option.saved, alive + option.back, option.back_seconds)
         del self.records[block]
 
 

@@ -47,7 +47,8 @@ class Frontier:
 class Solution:
     """A plan in abstract numbers. `peak` bytes, `peak_at` (sub-module and step) and `seconds` are those of simulate().
 
-    `bound_seconds`: no persistent nested schedule over the same options that fits takes less.
+    `bound_seconds`: no persistent nested schedule over the same options that fits takes less. `host_bytes`, `exposed` seconds:
+    of what waits on the host.
     """
 
     choices: Choices
@@ -57,6 +58,8 @@ class Solution:
     peak_at: str
     bound_seconds: float
     frontier: Frontier | None = None
+    host_bytes: int = 0
+    exposed: float = 0.0
 
     @property
     def gap(self) -> float:
@@ -96,7 +99,7 @@ def faster_runs(chain: Chain, steps: Sequence[Step], limit: int) -> list[Step]:
     nothing behind, so that each is a choice of its own."""
     steps_of = {id(sub): stairs(sub) for stage, _ in chain.runs for sub in stage.subs}
     blocks = chain.stages()
-    moments = iter(timeline_of(chain, steps).moments)
+    moments = (m for m in timeline_of(chain, steps).moments if not m.between)
     out = []
     for step in steps:
         if step.verb != "run":
@@ -106,7 +109,7 @@ def faster_runs(chain: Chain, steps: Sequence[Step], limit: int) -> list[Step]:
             continue
         options = []
         for sub, option in zip(blocks[step.block].subs, step.options, strict=True):
-            moment = next(m for m in moments if m.sub_module == sub.name)
+            moment = next(moments)
             options.append(fastest(steps_of[id(sub)], limit - moment.alive) or option)
         out.append(Step("run", step.block, tuple(options)))
     return out
@@ -116,7 +119,10 @@ def solved(chain: Chain, steps: Sequence[Step], bound: float, frontier: Frontier
     """The solution that the steps are. A bound above their seconds can only be rounding of floats."""
     choices, schedule = write(steps)
     timeline = simulate(chain, choices, schedule)
-    return Solution(choices, schedule, timeline.seconds, timeline.peak, timeline.peak_at, min(bound, timeline.seconds), frontier)
+    bound = min(bound, timeline.seconds)
+    return Solution(
+        choices, schedule, timeline.seconds, timeline.peak, timeline.peak_at, bound, frontier, timeline.host_bytes, timeline.exposed
+    )
 
 
 Walk = Callable[[int], list[Step]]

@@ -52,13 +52,15 @@ class Stage:
 class Chain:
     """(stage, blocks) in order. `base_forward`, `base_backward`: bytes that stay in either phase; `outputs`: bytes of the
     final state, which the caller holds in the backward phase and base_backward includes. `owned`: the caller's input may
-    be overwritten."""
+    be overwritten. `host_memory`: bytes of pinned host memory for block inputs; `host_link`: bytes/s of copies, each way."""
 
     runs: tuple[tuple[Stage, int], ...]
     base_forward: int
     base_backward: int
     outputs: int
     owned: bool = False
+    host_memory: int = 0
+    host_link: float = 0.0
 
     def stages(self) -> list[Stage]:
         """One a block."""

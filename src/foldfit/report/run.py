@@ -131,15 +131,15 @@ def read_measured(path: "str | os.PathLike[str]") -> dict[str, Any]:
 
 
 def join(moments: Sequence[Any], steps: list[dict[str, Any]], parts: Sequence[dict[str, int]] = ()) -> list[Peak]:
-    """The planner's moments, with what is alive at each, beside the measured steps. A copy of the state is part of the sub-module
-    that follows it; a run without measured steps (a captured one) has none."""
+    """The planner's moments, with what is alive at each, beside the measured steps. What lies between sub-modules (a copy of the
+    state, of an input on the host) is part of the one that follows it; a run without measured steps (a captured one) has none."""
     out: list[Peak] = []
     copied, again = 0, False
     step = ""
     ran: set[str] = set()
     for i, moment in enumerate(moments):
-        if moment.sub_module == "copy of the state":
-            copied = moment.peak
+        if moment.between:
+            copied = max(copied, moment.peak)
             continue
         verb, block, *choice = moment.step.split()
         if moment.step != step:

@@ -41,13 +41,14 @@ def check_plan(trunk: "Trunk", plan: Plan) -> None:
                 raise BadInput(f"choice {name} of the plan has {choice.rows} rows a slice: expected at least 1")
     for step in plan.schedule:
         check_step(step, plan, stack_of)
+    check_kept(plan)
     if plan.schedule.count("end") != 1:
         raise BadInput(f"the plan's schedule has {plan.schedule.count('end')} steps `end`: expected 1")
 
 
 def check_step(step: str, plan: Plan, stack_of: list) -> None:
     name, *rest = step.split()
-    expected = {"check": 1, "load": 1, "free": 1, "backward": 1, "run": 2, "record": 2, "end": 0}
+    expected = {"check": 1, "load": 1, "free": 1, "offload": 1, "drop": 1, "fetch": 1, "backward": 1, "run": 2, "record": 2, "end": 0}
     if name not in expected or len(rest) != expected[name]:
         raise BadInput(f"the plan's schedule has the step {step!r}: expected one of {', '.join(expected)}")
     if rest and not (rest[0].isdigit() and int(rest[0]) < len(stack_of)):
@@ -58,6 +59,34 @@ def check_step(step: str, plan: Plan, stack_of: list) -> None:
         need = len(stack_of[int(rest[0])].sub_modules)
         if len(plan.choices[rest[1]]) != need:
             raise BadInput(f"choice {rest[1]} has {len(plan.choices[rest[1]])} sub-modules, the block of {step!r} {need}")
+
+
+def check_kept(plan: Plan) -> None:
+    """Raises BadInput for a step that wants an input where it is not."""
+    device: set[str] = set()
+    host: set[str] = set()
+    for step in plan.schedule:
+        verb, block = (*step.split(), "")[:2]
+        fine = {
+            "load": block in device,
+            "free": block in device | host,
+            "offload": block in device - host and block != "0" and plan.problem.host_memory > 0,
+            "drop": block in device & host,
+            "fetch": block in host - device,
+        }
+        if not fine.get(verb, True):
+            where = " and ".join(name for name, kept in (("device", device), ("host", host)) if block in kept) or "neither"
+            raise BadInput(
+                f"the plan's step {step!r} finds that input on {where}, with {plan.problem.host_memory} bytes of host memory: plan again"
+            )
+        if verb in ("check", "fetch"):
+            device.add(block)
+        if verb in ("drop", "free"):
+            device.discard(block)
+        if verb == "offload":
+            host.add(block)
+        if verb == "free":
+            host.discard(block)
 
 
 def check_card(planned: str, here: str) -> None:

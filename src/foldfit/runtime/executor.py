@@ -12,6 +12,7 @@ from foldfit.plans import Choice, Plan
 from foldfit.runtime import apply
 from foldfit.runtime.apply import Call, Kept, State
 from foldfit.runtime.dropout import drop_mask
+from foldfit.runtime.offload import Host
 from foldfit.runtime.parameters import Gradients
 
 Watch = Callable[[str, str], None]
@@ -38,12 +39,13 @@ class Executor:
         self.owned: set[str] = set()
         """The tensors of the state that nothing else holds, so that a run may write into them."""
         self.checkpoints: dict[int, State] = {}
+        self.host = Host(plan.digest)
         self.records: dict[int, Record] = {}
         self.grads: State = {}
         self.gradients: Gradients | None = None
+        self.own = [{name for sub in block for name, _ in (*sub.spec.reads, sub.spec.writes)} for block in blocks]
         self.needed: list[set[str]] = []
-        for block in reversed(blocks):
-            own = {name for sub in block for name, _ in (*sub.spec.reads, sub.spec.writes)}
+        for own in reversed(self.own):
             self.needed.insert(0, own | (self.needed[0] if self.needed else set()))
         self.done: list[str] = []
 
@@ -61,7 +63,7 @@ class Executor:
     def backward(self, grads: State, parameters: list[nn.Parameter]) -> tuple[State, Gradients]:
         """The steps after `end`, from the gradients of the final state (which it overwrites) to those of the first."""
         self.grads, self.gradients = grads, Gradients(parameters)
-        with matmul_precision(self.plan.problem.precision):
+        with matmul_precision(self.plan.problem.precision), contextlib.closing(self.host):
             for step in self.plan.schedule[self.end + 1 :]:
                 self.do(step)
         out, gradients, self.grads, self.gradients = self.grads, self.gradients, {}, None
@@ -84,16 +86,28 @@ class Executor:
         self.done.append(step)
 
     def step_check(self, block: int) -> None:
-        assert self.state is not None
-        self.checkpoints[block] = dict(self.state)
+        self.checkpoints[block] = dict(self.enter(block))
         self.owned = set()
 
     def step_load(self, block: int) -> None:
+        self.host.wait(block)
         self.state = dict(self.checkpoints[block])
         self.owned = set()
 
     def step_free(self, block: int) -> None:
+        self.host.free(block)
         del self.checkpoints[block]
+
+    def step_offload(self, block: int) -> None:
+        self.host.offload(block, {name: x for name, x in self.checkpoints[block].items() if name in self.own[block]})
+
+    def step_drop(self, block: int) -> None:
+        self.host.wait(block)
+        for name in self.own[block]:
+            del self.checkpoints[block][name]
+
+    def step_fetch(self, block: int) -> None:
+        self.checkpoints[block] |= self.host.fetch(block)
 
     def step_run(self, block: int, choice: str) -> None:
         state = self.enter(block)

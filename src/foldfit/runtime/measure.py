@@ -13,6 +13,7 @@ from foldfit.errors import BadInput, BrokenPromise
 from foldfit.plans import Plan
 from foldfit.runtime.apply import State
 from foldfit.runtime.meter import CpuMeter, CudaMeter
+from foldfit.runtime.offload import pool_of
 from foldfit.runtime.trunk import Trunk
 
 
@@ -35,6 +36,9 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     repeat: int
     promised_peak_bytes: int
     promised_seconds: float
+    host_bytes: int = 0
+    """Of the buffers on the host, of which every byte is our own."""
+    promised_host_bytes: int = 0
     activation_bytes: int
     """Alive when forward ends, beyond what was alive before it: the study's "activation memory"."""
     device: str
@@ -43,11 +47,16 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kept(self) -> bool:
-        """Whether the promise was kept."""
-        return self.peak_bytes <= self.promised_peak_bytes
+        """Whether the promise was kept, on the device and on the host."""
+        return self.peak_bytes <= self.promised_peak_bytes and self.host_bytes <= self.promised_host_bytes
 
     def check(self) -> "Measured":
         """Raises BrokenPromise that names the sub-module at the peak."""
+        if self.host_bytes > self.promised_host_bytes:
+            raise BrokenPromise(
+                f"measured {self.host_bytes} bytes on the host, promised {self.promised_host_bytes}: this is a defect of foldfit; please "
+                "report it with the plan"
+            )
         if not self.kept:
             worst = max(self.steps, key=lambda s: s.peak_bytes, default=Step("end", "the last step", 0))
             raise BrokenPromise(
@@ -105,6 +114,7 @@ def measure(
         activation = meter.now() - before
 
     run = partial(once, model, state, masks, plan, optimizer)
+    pool_of.cache_clear()
     start = clock(cuda)
     with meter:
         run(watch, lambda: partial(forward_ended, meter.now()))
@@ -123,6 +133,8 @@ def measure(
         repeat=repeat,
         promised_peak_bytes=plan.promised.peak_bytes,
         promised_seconds=plan.promised.seconds,
+        host_bytes=pool_of(plan.digest, cuda).held,
+        promised_host_bytes=plan.promised.host_bytes,
         activation_bytes=activation,
         device=torch.cuda.get_device_name() if cuda else "cpu",
         versions={"foldfit": __version__, "torch": str(torch.__version__)},
