@@ -11,17 +11,19 @@ import msgspec
 from foldfit.errors import BadInput, NotSupported
 from foldfit.problem import Problem
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one sub-module runs: by which kernel, `rows` and `share_rows` at a time, and whether a recorded run keeps what
-    backward needs or drops it and recomputes it, slice by slice."""
+    backward needs or drops it and recomputes it, slice by slice. `layout`, over several ranks: the axis that each state tensor
+    is sharded over while it runs, "m1 z0"; a block begins and ends with axis 0 everywhere."""
 
     kernel: str
     rows: int
     share_rows: int = 0
     recompute: bool = False
+    layout: str = ""
 
 
 class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

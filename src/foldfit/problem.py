@@ -31,9 +31,10 @@ class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`memory`: the limit in bytes on what the run may allocate. `inputs`: "kept" leaves the caller's tensors as they are,
     "overwritten" lets an inference write the result into them. `launch`: kernel by kernel, or as a CUDA graph. `host_memory`:
-    bytes of pinned host memory that block inputs of a training step may wait in, 0 for none.
+    bytes of pinned host memory that block inputs of a training step may wait in, 0 for none. `world`: ranks, a device each;
+    `axial`: how many of them share one sample, the rest being replicas on samples of their own. Limits are a rank's.
 
-    Raises BadInput for sizes below 1 or a mode without sense, NotSupported for host memory where nothing uses it yet.
+    Raises BadInput for sizes below 1 or a mode without sense, NotSupported for host memory or ranks where nothing uses them yet.
     """
 
     stacks: tuple[Stack, ...]
@@ -51,11 +52,12 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     memory: int
     host_memory: int = 0
     world: int = 1
+    axial: int = 1
 
     def __post_init__(self) -> None:
         if not self.stacks:
             raise BadInput("a problem needs at least one stack")
-        sizes = {"n_res": self.n_res, "batch": self.batch, "memory": self.memory, "world": self.world}
+        sizes = {"n_res": self.n_res, "batch": self.batch, "memory": self.memory, "world": self.world, "axial": self.axial}
         for stack in self.stacks:
             sizes |= {f"blocks of {stack.name}": stack.blocks}
             if stack.rows or stack.name in ("evoformer", "extra_msa"):
@@ -63,6 +65,10 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         for name, value in sizes.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise BadInput(f"{name}: expected a whole number of at least 1, got {value!r}")
+        if self.world % self.axial:
+            raise BadInput(f"axial: expected a divisor of the {self.world} ranks, got {self.axial}")
+        if self.axial > 1 and self.launch == "graph":
+            raise NotSupported("a CUDA graph over several ranks: launch eagerly")
         if not isinstance(self.host_memory, int) or self.host_memory < 0:
             raise BadInput(f"host_memory: expected a whole number of bytes, 0 for none, got {self.host_memory!r}")
         if self.host_memory and (self.mode == "infer" or self.launch == "graph"):

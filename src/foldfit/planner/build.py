@@ -2,6 +2,8 @@
 
 from typing import cast
 
+import msgspec
+
 from foldfit._version import __version__
 from foldfit.cost.resident import resident_bytes
 from foldfit.errors import BadInput, DoesNotFit
@@ -114,7 +116,7 @@ def policy_schedule(table: OptionTable, blocks: list[BlockChoice]) -> tuple[Name
 
 def plain(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
     """The same without recompute, for a run that is not recorded."""
-    return tuple(Choice(c.kernel, c.rows, c.share_rows) for c in choices)
+    return tuple(msgspec.structs.replace(c, recompute=False) for c in choices)
 
 
 def letters(i: int) -> str:
