@@ -33,9 +33,7 @@ def plan_of(trunk: Trunk, schedule: list[str], rows: int, recompute: bool, size:
     """For `size` ranks; choice b is recorded, r is run."""
     named = {}
     for name, n, again in (("b", rows, recompute), ("r", 2, False)):
-        named[name] = tuple(
-            Choice("reference", n + i % 2, n, again, layout if size > 1 else "") for i, layout in enumerate(layouts(trunk))
-        )
+        named[name] = tuple(Choice("reference", n + i % 2, n, again, layout if size > 1 else "") for i, layout in enumerate(layouts(trunk)))
     (name,) = (name for name in STACKS if name in trunk.specs[0].name)
     problem = {"stacks": (small.stack(name, 2, STACKS[name]),), "n_res": N_RES, "mode": "train", **problem}
     return small.unlimited(schedule, named, world=size, axial=size, **problem)

@@ -4,6 +4,9 @@ A state tensor [B, a0, a1, c] is sharded over axis 0 or 1: every rank holds whol
 by at most one. A rank may have none.
 """
 
+import contextlib
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -30,18 +33,22 @@ def layout_of(text: str) -> dict[str, int]:
     return {word[:-1]: int(word[-1]) for word in text.split()}
 
 
+Mark = float | torch.cuda.Event
+"""A moment, in seconds on the processor."""
+
 # As PyTorch calls them from 2.13 on, and before.
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Ranks:
     """`group`: those that share the sample, None: this process alone. `all`: those whose gradients are averaged over samples,
-    None: `group`."""
+    None: `group`. `waits`: where it is a list, (begin, end) of every collective that the computation waits for."""
 
     group: Any = None
     all: Any = None
+    waits: "list[tuple[Mark, Mark]] | None" = None
 
     @property
     def size(self) -> int:
@@ -50,6 +57,11 @@ class Ranks:
     @property
     def rank(self) -> int:
         return 0 if self.group is None else dist.get_rank(self.group)
+
+    @property
+    def is_first(self) -> bool:
+        """Of all ranks: the one that speaks for them."""
+        return self.group is None or dist.get_rank() == 0
 
     def own(self, total: int) -> tuple[int, int]:
         """(start, stop) of this rank's rows."""
@@ -60,7 +72,7 @@ class Ranks:
         start, stop = self.own(x.shape[dim])
         return x.narrow(dim, start, stop - start)
 
-    def relay(self, x: Tensor, old: int, new: int, whole: tuple[int, int]) -> Tensor:
+    def relay(self, x: Tensor, old: int, new: int, whole: tuple[int, ...]) -> Tensor:
         """x [B, a0, a1, c] sharded over axis `old` -> the same sharded over axis `new`; `whole`: (a0, a1) of all ranks.
 
         Makes the result and a buffer of one sample.
@@ -79,9 +91,9 @@ class Ranks:
                 sent = sample
             row = result.numel() // whole[old] if whole[old] else 0
             column = sample.numel() // whole[new] if whole[new] else 0
-            dist.all_to_all_single(
-                received.view(-1), sent.reshape(-1), [(b - a) * row for a, b in theirs], [(b - a) * column for a, b in mine], group=self.group
-            )
+            sizes = [(b - a) * row for a, b in theirs], [(b - a) * column for a, b in mine]
+            with self.waited(x):
+                dist.all_to_all_single(received.view(-1), sent.reshape(-1), *sizes, group=self.group)
             if new == 0:
                 pieces(received, result, old, theirs, unpack=True)
             del sent, received
@@ -90,24 +102,36 @@ class Ranks:
     def gather(self, whole: Tensor) -> None:
         """Fills [R, ...], of which every rank has written its own rows, with those of the others."""
         spans = bounds(len(whole), self.size)
-        if len(whole) % self.size == 0:
-            start, stop = spans[self.rank]
-            all_gather(whole, whole[start:stop], group=self.group)
-            return
-        for rank, (start, stop) in enumerate(spans):
-            if start < stop:
-                dist.broadcast(whole[start:stop], dist.get_global_rank(self.group, rank), group=self.group)
+        with self.waited(whole):
+            if len(whole) % self.size == 0:
+                start, stop = spans[self.rank]
+                all_gather(whole, whole[start:stop], group=self.group)
+                return
+            for rank, (start, stop) in enumerate(spans):
+                if start < stop:
+                    dist.broadcast(whole[start:stop], dist.get_global_rank(self.group, rank), group=self.group)
 
     def reduce(self, whole: Tensor) -> None:
         """Sums [R, ...] over ranks, each into its own rows; the others are without meaning afterwards."""
         spans = bounds(len(whole), self.size)
-        if len(whole) % self.size == 0:
-            start, stop = spans[self.rank]
-            reduce_scatter(whole[start:stop], whole, group=self.group)
+        with self.waited(whole):
+            if len(whole) % self.size == 0:
+                start, stop = spans[self.rank]
+                reduce_scatter(whole[start:stop], whole, group=self.group)
+                return
+            for rank, (start, stop) in enumerate(spans):
+                if start < stop:
+                    dist.reduce(whole[start:stop], dist.get_global_rank(self.group, rank), group=self.group)
+
+    @contextlib.contextmanager
+    def waited(self, x: Tensor) -> Iterator[None]:
+        """Around a collective on x that what follows needs."""
+        if self.waits is None:
+            yield
             return
-        for rank, (start, stop) in enumerate(spans):
-            if start < stop:
-                dist.reduce(whole[start:stop], dist.get_global_rank(self.group, rank), group=self.group)
+        begin = mark(x.is_cuda)
+        yield
+        self.waits.append((begin, mark(x.is_cuda)))
 
     def begin_sum(self, gradients: Tensor) -> list[dist.Work]:
         """Begins the sum of parameters' gradients over ranks, a mean over samples, beside the computation: wait for what is returned."""
@@ -150,6 +174,22 @@ def pieces(flat: Tensor, x: Tensor, axis: int, spans: list[tuple[int, int]], unp
 ALONE = Ranks()
 
 
+def mark(cuda: bool) -> Mark:
+    """Now; on CUDA as an event on its stream, so that nothing waits."""
+    if not cuda:
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def between(a: Mark, b: Mark) -> float:
+    """Seconds; the device must have reached both."""
+    if isinstance(a, float) and isinstance(b, float):
+        return b - a
+    return a.elapsed_time(b) / 1e3  # type: ignore[union-attr, arg-type]
+
+
 def checksum(tensors: list[Tensor]) -> str:
     """Of values, by which ranks compare what must be the same on all of them."""
     if not tensors:
@@ -157,4 +197,4 @@ def checksum(tensors: list[Tensor]) -> str:
     total = torch.zeros((), dtype=torch.float64, device=tensors[0].device)
     for i, x in enumerate(tensors):
         total += (1 + i % 97) * x.detach().sum(dtype=torch.float64) + x.detach().abs().sum(dtype=torch.float64)
-    return total.item().hex()
+    return float(total).hex()

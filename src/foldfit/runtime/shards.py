@@ -19,7 +19,8 @@ def shard(x: Tensor, group: "dist.ProcessGroup | None" = None, dim: int = -3) ->
 
 
 def unshard(x: Tensor, group: "dist.ProcessGroup | None" = None, dim: int = -3) -> Tensor:
-    """The whole tensor on every rank, from the rows of each. Backward takes this rank's rows of a gradient that is the same on every rank."""
+    """The whole tensor on every rank, from the rows of each. Backward takes this rank's rows of the gradient, which is then the same
+    on every rank."""
     return Unshard.apply(x, Ranks(group or dist.group.WORLD), dim % x.dim())
 
 

@@ -108,7 +108,6 @@ class Trunk(nn.Module):
             out = dict(zip(last, result, strict=True))
         return {name: x.view(*batch, *x.shape[1:]) for name, x in out.items()}
 
-
     def agree(self, plan: Plan, masks: State) -> None:
         """Before the first run of a plan: raises BadInput where ranks have another plan, other parameters or other masks."""
         if plan.digest in self.agreed or self.ranks is ALONE:
