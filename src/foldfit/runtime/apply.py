@@ -32,7 +32,7 @@ class Call:
     """Dropout's factors in mapped order, [1, n, c] or [r, 1, c] of this rank's rows; None: no dropout."""
     ranks: Ranks = ALONE
     total: int = 0
-    """Rows of the axis that is shared, of all ranks."""
+    """Rows of the axis that is shared, of all ranks; 0: alone."""
 
     def drop_rows(self, start: int, stop: int) -> Tensor | None:
         if self.drop is None or self.drop.shape[0] == 1:
@@ -63,23 +63,24 @@ def share(call: Call, module: SubModule, x: Tensor, mask: Tensor, graphs: list[G
     axis = call.module.spec.shares
     assert axis is not None
     buffers: tuple[Tensor, ...] = ()
-    rows, (first, last) = call.choice.share_rows, call.ranks.own(call.total)
+    rows, total = call.choice.share_rows, call.total or x.shape[axis[1]]
+    first, last = call.ranks.own(total)
     for start, stop in slices(last - first, rows):
         part = leaf(take(x, axis[1], start, stop))
         out = module.share(part, take(mask, axis[1], start, stop), KERNELS[call.choice.kernel])
         if graphs is not None:
             graphs.append(Graph([part], [get_gradient_edge(o) for o in out if o.requires_grad]))
         del part
-        if rows >= call.total and call.ranks.size == 1:
+        if rows >= total and call.ranks.size == 1:
             return tuple(o.detach() for o in out)
-        buffers = buffers or tuple(o.new_empty(call.total, *o.shape[1:]) for o in out)
+        buffers = buffers or tuple(o.new_empty(total, *o.shape[1:]) for o in out)
         for buffer, o in zip(buffers, out, strict=True):
             buffer[first + start : first + stop] = o.detach()
         del out, o
     if first == last:  # a rank without rows: what others send has the shapes of nothing
         with torch.no_grad():
             out = module.share(take(x, axis[1], 0, 0), take(mask, axis[1], 0, 0), KERNELS["reference"])
-        buffers = tuple(o.new_empty(call.total, *o.shape[1:]) for o in out)
+        buffers = tuple(o.new_empty(total, *o.shape[1:]) for o in out)
     if call.ranks.size > 1:
         for buffer in buffers:
             call.ranks.gather(buffer)
