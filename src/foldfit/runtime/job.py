@@ -64,13 +64,15 @@ def job_of(plan: Plan, msa: str | None = None, weights: str | None = None, seed:
 
 
 def random_inputs(model: Trunk, plan: Plan) -> dict[str, Tensor]:
+    """Drawn where they are used: a long protein's pair tensor has no room elsewhere."""
     out: dict[str, Tensor] = {}
+    device, dtype = plan.problem.device_type, DTYPES[plan.problem.precision]
     batch = (plan.problem.batch,) if plan.problem.batch > 1 else ()
     for spec, stack in zip(model.specs, plan.problem.stacks, strict=True):
         numbers = {"n_seq": stack.rows, "n_extra": stack.rows, "n_res": plan.problem.n_res, **spec.widths}
         for name, dims in spec.state.items():
             start, stop = model.ranks.own(numbers[dims[0]])
-            out[name] = torch.randn(*batch, stop - start, *(numbers[d] for d in dims[1:]))
+            out[name] = torch.randn(*batch, stop - start, *(numbers[d] for d in dims[1:]), device=device, dtype=dtype)
     return out
 
 
