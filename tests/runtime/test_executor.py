@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from foldfit.errors import BadInput, BrokenPromise, NotSupported
+from foldfit.errors import BadInput, BrokenPromise
 from foldfit.plans import Choice
 from foldfit.runtime.executor import Executor
 from foldfit.runtime.measure import Measured, Step
