@@ -34,7 +34,7 @@ class Absent(ModuleType):
 def stack(blocks: int, recompute: bool) -> nn.Module:
     """Raises ImportError where OpenFold3 is not installed. With `recompute`, each block is a checkpoint of its own."""
     for name in ("biotite", "gemmi"):
-        if importlib.util.find_spec(name) is None:
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
             sys.modules[name] = Absent(name)
             sys.modules["biotite.structure"] = Absent("biotite.structure")
             sys.modules[name].__version__ = "0"  # type: ignore[attr-defined]
