@@ -145,7 +145,9 @@ def their_triangle(n: int) -> dict:
     return row
 
 
-def planned(row: dict, stack: str, n_seq: int, n_res: int, blocks: int, limit: float, device: Device, **problem: Any) -> dict:
+def planned(
+    row: dict, stack: str, n_seq: int, n_res: int, blocks: int, limit: float, device: Device, repeat: int = 3, **problem: Any
+) -> dict:
     """A run of foldfit under a limit."""
     problem = {"mode": "train", "precision": "bf16", "launch": "graph", **problem}
     stored = {"tf32": "fp32"}.get(problem["precision"], problem["precision"])
@@ -157,7 +159,7 @@ def planned(row: dict, stack: str, n_seq: int, n_res: int, blocks: int, limit: f
     try:
         plan = make_plan(option_table(whole, device))
         job = job_of(plan)
-        m = measure(job.model, job.inputs, plan, repeat=0 if problem.get("inputs") == "overwritten" else 3, warmup=1)
+        m = measure(job.model, job.inputs, plan, repeat=repeat, warmup=1)
     except ABSENT as error:
         return row | {"absent": str(error).split("\n")[0]}
     return row | {
@@ -240,7 +242,7 @@ def inference(device: Device) -> list[Callable[[], dict]]:
 def longest(device: Device) -> list[Callable[[], dict]]:
     """One block in place: 10,000 residues in 61 GB, 15,000 on the card."""
     room = device.memory - device.reserved
-    options: dict[str, Any] = {"mode": "infer", "inputs": "overwritten", "launch": "eager"}
+    options: dict[str, Any] = {"repeat": 0, "mode": "infer", "inputs": "overwritten", "launch": "eager"}
     return [
         partial(planned, {"what": "longest"}, "evoformer", 128, n, 1, limit, device, **options)
         for n, limit in ((10000, 61e9), (15000, room))
