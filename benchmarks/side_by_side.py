@@ -230,10 +230,8 @@ def steps(device: Device) -> list[Callable[[], dict]]:
 def inference(device: Device) -> list[Callable[[], dict]]:
     rows: list[Callable[[], dict]] = []
     for precision, limits in (("bf16", (3.6e9, 10.7e9)), ("tf32", (6.6e9, 25.7e9)), ("fp32", (6.6e9, 25.7e9))):
-        rows += [
-            partial(planned, {"what": "infer"}, "evoformer", 128, 2048, 4, limit, device, mode="infer", precision=precision, launch="eager")
-            for limit in limits
-        ]
+        options: dict[str, Any] = {"mode": "infer", "precision": precision, "launch": "eager", "inputs": "overwritten"}
+        rows += [partial(planned, {"what": "infer"}, "evoformer", 128, 2048, 4, limit, device, **options) for limit in limits]
         for name in list(openfold.KERNELS)[:2]:
             rows.append(partial(peer_stack, {"what": "infer"}, name, 128, 2048, 2, precision, False, 4 if name == "OpenFold" else 128))
     return rows
