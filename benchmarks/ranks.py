@@ -2,7 +2,7 @@
 
     for n in 1 2 4; do torchrun --standalone --nproc-per-node $n benchmarks/ranks.py --device H200 --json results/ranks_h200_$n.json; done
 
-Rows: training of 48 Evoformer blocks and inference, under `auto`, eagerly, at a limit a GPU that every number of them can keep. Efficiency is
+Rows: training of 48 Evoformer blocks and inference, under `auto`, eagerly, at a limit a GPU that every number of them can keep. Efficiency:
 t1 / (N tN) of the same row; `exposed`: seconds between begin and end of the collectives that the computation waits for.
 """
 
