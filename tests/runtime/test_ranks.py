@@ -1,9 +1,12 @@
 """Several ranks that share a sample compute what one does: outputs and all gradients, under any plan."""
 
+import warnings
+
 import msgspec
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from foldfit.errors import BadInput
@@ -132,7 +135,7 @@ def test_ranks_that_disagree_are_told():
 
 
 def replicas(rank: int) -> None:
-    """Two samples on two ranks each: by averaging over the world, and by DistributedDataParallel around a shared trunk."""
+    """Two samples on two ranks each: averaged over the world by us, and by DistributedDataParallel or FSDP2 around a shared trunk."""
     mesh = dist.init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "axial"))
     axial, data = mesh["axial"].get_group(), mesh["data"].get_group()
 
@@ -144,13 +147,18 @@ def replicas(rank: int) -> None:
         state = {k: x + sample for k, x in state.items()}
         if size > 1:
             state, weights = ({k: shard(x, group, dim=1) for k, x in some.items()} for some in (state, weights))
-        model = DistributedDataParallel(Wrapped(trunk), process_group=data) if wrap == "ddp" else Wrapped(trunk)
+        model: torch.nn.Module = Wrapped(trunk)
+        if wrap == "ddp":
+            model = DistributedDataParallel(model, process_group=data)
+        if wrap == "fsdp":
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # which nobody changes in place here
+            fully_shard(model, mesh=mesh["data"])
         out = model(state, masks, plan)
         sum((out[k] * weights[k]).sum() for k in out).backward()
-        return {name: p.grad for name, p in trunk.named_parameters()}
+        return {name: p.grad.full_tensor() if wrap == "fsdp" else p.grad for name, p in trunk.named_parameters()}
 
     one, other = (grads(sample, None, 1, "") for sample in (0, 1))
-    for wrap in ("world", "ddp"):
+    for wrap in ("world", "ddp", "fsdp"):
         got = grads(rank // 2, axial, 2, wrap)
         for name, g in got.items():
             torch.testing.assert_close(g, (one[name] + other[name]) / 2, rtol=1e-4, atol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
