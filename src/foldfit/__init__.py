@@ -13,6 +13,8 @@ _HOME = {
     "ExtraMSAStack": "foldfit.runtime.trunk",
     "Pairformer": "foldfit.runtime.trunk",
     "Trunk": "foldfit.runtime.trunk",
+    "shard": "foldfit.runtime.shards",
+    "unshard": "foldfit.runtime.shards",
     "measure": "foldfit.runtime.measure",
     "Measured": "foldfit.runtime.measure",
     "plan": "foldfit.api",

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from foldfit.errors import BadInput, BrokenPromise, NotSupported
+from foldfit.errors import BadInput, BrokenPromise
 from foldfit.plans import Choice
 from foldfit.runtime.executor import Executor
 from foldfit.runtime.measure import Measured, Step
@@ -151,7 +151,7 @@ def test_stacks_in_a_row_are_the_stacks_one_by_one():
         (dict(n_res=14), BadInput, "plan for these sizes"),
         (dict(precision="bf16"), BadInput, "bf16"),
         (dict(stacks=(small.stack("evoformer", 5, 11),)), BadInput, "plan for this model"),
-        (dict(world=2), NotSupported, "2 ranks"),
+        (dict(world=2, axial=2), BadInput, "2 ranks"),
         (dict(batch=2), BadInput, "batch of 2"),
         (dict(mode="infer", dropout=False), BadInput, "no_grad"),
     ],

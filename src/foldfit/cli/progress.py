@@ -8,9 +8,9 @@ from foldfit.plans import Plan
 
 
 @contextlib.contextmanager
-def steps(plan: Plan, text: str) -> Iterator[Callable[[str, str], None] | None]:
+def steps(plan: Plan, text: str, shown: bool = True) -> Iterator[Callable[[str, str], None] | None]:
     """A bar over the sub-modules of the plan's first run."""
-    if not sys.stderr.isatty():
+    if not (shown and sys.stderr.isatty()):
         yield None
         return
     from rich.console import Console

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from foldfit.errors import BadInput, FoldfitError, MissingEnvironment
-    from foldfit.plans import Plan, write_text
+    from foldfit.errors import BadInput, FoldfitError
+    from foldfit.plans import Plan
 
     plan = Plan.load(args.plan)
     if args.repeat < 0:
@@ -33,49 +33,63 @@ def main(args: argparse.Namespace) -> None:
     for path in (args.output and Path(args.output) / "measured.json", args.save, args.trace, args.snapshot):
         if path and Path(path).exists() and not args.force:
             raise BadInput(f"{path} exists: give another name, or --force")
-    if args.output:
-        plan.save(Path(args.output) / "plan.json")
+    import torch.distributed as dist
     from torch import OutOfMemoryError
 
     from foldfit.cli.progress import steps
-    from foldfit.report.memory import memory_picture
     from foldfit.runtime import record
     from foldfit.runtime.job import job_of, save_state
+    from foldfit.runtime.launch import joined, worst
     from foldfit.runtime.measure import measure
     from foldfit.units import format_bytes
 
     if args.snapshot:
         record.can_snapshot(plan)
     try:
-        job = job_of(plan, args.msa, args.weights, args.seed)
-        for note in job.notes:
-            print(f"note: {note}", file=sys.stderr)
-        with steps(plan, "measuring") as tick:
-            measured = measure(job.model, job.inputs, plan, repeat=args.repeat, optimizer=job.optimizer, on_step=tick)
-        if args.trace:
-            measured = record.time_steps(job, plan, measured)
-        if args.snapshot:
-            record.snapshot(job, plan, args.snapshot)
+        with joined(plan.problem) as ranks:
+            first = ranks.is_first
+            if args.output and first:
+                plan.save(Path(args.output) / "plan.json")
+            job = job_of(plan, args.msa, args.weights, args.seed, ranks)
+            for note in job.notes if first else ():
+                print(f"note: {note}", file=sys.stderr)
+            with steps(plan, "measuring", shown=first) as tick:
+                measured = measure(job.model, job.inputs, plan, repeat=args.repeat, optimizer=job.optimizer, on_step=tick)
+            if args.trace:
+                measured = record.time_steps(job, plan, measured)
+            if args.snapshot:
+                record.snapshot(job, plan, args.snapshot if first else f"{args.snapshot}.rank{dist.get_rank()}")
+            measured = worst(measured)
+            if args.save:
+                save_state(job, plan, args.save)
+            if first:
+                write(args, plan, measured)
+            measured.check()
     except OutOfMemoryError as error:
         raise FoldfitError(
             f"the device has no {format_bytes(plan.promised.peak_bytes)} free, which the plan promises to stay within: end what else "
             f"runs there, or plan with a smaller --memory ({str(error).splitlines()[0]})"
         ) from None
+
+
+def write(args: argparse.Namespace, plan, measured) -> None:
+    from foldfit.errors import MissingEnvironment
+    from foldfit.plans import write_text
+    from foldfit.report.memory import memory_picture
+
+    found = msgspec.to_builtins(measured)
     if args.output:
         write_text(Path(args.output) / "measured.json", msgspec.json.format(msgspec.json.encode(measured), indent=1).decode() + "\n")
         try:
-            memory_picture(plan, msgspec.to_builtins(measured), Path(args.output) / "memory.svg")
+            memory_picture(plan, found, Path(args.output) / "memory.svg")
         except MissingEnvironment as missing:
             print(f"note: {missing}", file=sys.stderr)
     if args.trace:
         from foldfit.cli.gather import planned_run
         from foldfit.report.trace import trace
 
-        write_text(args.trace, trace(planned_run(args.plan, plan, msgspec.to_builtins(measured))))
-    if args.save:
-        save_state(job, plan, args.save)
+        write_text(args.trace, trace(planned_run(args.plan, plan, found)))
     print(msgspec.json.encode(measured).decode() if args.json else table(measured))
-    measured.check()
 
 
 def table(measured) -> str:
@@ -89,6 +103,10 @@ def table(measured) -> str:
     ]
     if m.promised_host_bytes:
         rows.append(("host", format_bytes, m.promised_host_bytes, m.host_bytes))
+    if m.rank_peaks:
+        rows.append(("exposed", format_seconds, m.promised_exposed, m.exposed))
     for name, text, promised, got in rows:
         lines.append(f"{name:10}{text(promised):>14}{text(got):>14}{got / promised if promised else 0:>8.3f}")
+    if m.rank_peaks:
+        lines.append("peak of each rank: " + ", ".join(format_bytes(p) for p in m.rank_peaks))
     return "\n".join(lines)

@@ -84,7 +84,7 @@ def single_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor
 def gated_linear(x: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None) -> Tensor:
     y = flat_linear(x, w, b) * flat_linear(x, gate_w, gate_b).sigmoid_()
     y *= mask.reshape(-1, 1)
-    return y.view(*x.shape[:-1], -1).transpose(1, 2).contiguous()
+    return y.view(*x.shape[:-1], y.shape[-1]).transpose(1, 2).contiguous()
 
 
 def triangle_update(
@@ -100,7 +100,7 @@ def triangle_update(
 def masked_linear(x: Tensor, mask: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     y = flat_linear(x, w, b)
     y *= mask.reshape(-1, 1)
-    return y.view(*x.shape[:-1], -1).transpose(1, 2).contiguous()
+    return y.view(*x.shape[:-1], y.shape[-1]).transpose(1, 2).contiguous()
 
 
 def outer_product(a: Tensor, b: Tensor, w: Tensor, w_b: Tensor, scale: Tensor) -> Tensor:

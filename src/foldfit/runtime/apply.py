@@ -13,6 +13,7 @@ from foldfit.model import SubModule
 from foldfit.ops import KERNELS
 from foldfit.plans import Choice
 from foldfit.runtime.parameters import Gradients, bound, leaves_of
+from foldfit.runtime.ranks import ALONE, Ranks
 from foldfit.runtime.rows import leaf, slices, take, view
 from foldfit.stacks.spec import Axis
 
@@ -26,9 +27,12 @@ class Call:
     module: SubModule
     choice: Choice
     masks: State
-    """State tensor -> its mask, [B, a0, a1] or [B, a0]."""
+    """State tensor -> its mask, [B, a0, a1] or [B, a0], of this rank's part of the tensor."""
     drop: Tensor | None = None
-    """Dropout's factors in mapped order, [1, n, c] or [R, 1, c]; None: no dropout."""
+    """Dropout's factors in mapped order, [1, n, c] or [r, 1, c] of this rank's rows; None: no dropout."""
+    ranks: Ranks = ALONE
+    total: int = 0
+    """Rows of the axis that is shared, of all ranks; 0: alone."""
 
     def drop_rows(self, start: int, stop: int) -> Tensor | None:
         if self.drop is None or self.drop.shape[0] == 1:
@@ -55,23 +59,31 @@ class Kept:
 
 
 def share(call: Call, module: SubModule, x: Tensor, mask: Tensor, graphs: list[Graph] | None = None) -> tuple[Tensor, ...]:
-    """What all rows of one sample share; with `graphs`, records a graph a slice."""
+    """What all rows of one sample share, those of other ranks included; with `graphs`, records a graph a slice."""
     axis = call.module.spec.shares
     assert axis is not None
     buffers: tuple[Tensor, ...] = ()
-    total, rows = x.shape[axis[1]], call.choice.share_rows
-    for start, stop in slices(total, rows):
+    rows, total = call.choice.share_rows, call.total or x.shape[axis[1]]
+    first, last = call.ranks.own(total)
+    for start, stop in slices(last - first, rows):
         part = leaf(take(x, axis[1], start, stop))
         out = module.share(part, take(mask, axis[1], start, stop), KERNELS[call.choice.kernel])
         if graphs is not None:
             graphs.append(Graph([part], [get_gradient_edge(o) for o in out if o.requires_grad]))
         del part
-        if rows >= total:
+        if rows >= total and call.ranks.size == 1:
             return tuple(o.detach() for o in out)
         buffers = buffers or tuple(o.new_empty(total, *o.shape[1:]) for o in out)
         for buffer, o in zip(buffers, out, strict=True):
-            buffer[start:stop] = o.detach()
+            buffer[first + start : first + stop] = o.detach()
         del out, o
+    if first == last:  # a rank without rows: what others send has the shapes of nothing
+        with torch.no_grad():
+            out = module.share(take(x, axis[1], 0, 0), take(mask, axis[1], 0, 0), KERNELS["reference"])
+        buffers = tuple(o.new_empty(total, *o.shape[1:]) for o in out)
+    if call.ranks.size > 1:
+        for buffer in buffers:
+            call.ranks.gather(buffer)
     return buffers
 
 
@@ -189,7 +201,7 @@ def backward_updates(
     grads: State,
     gradients: Gradients,
 ) -> list[Tensor]:
-    """Returns the gradient of what is shared."""
+    """Returns the gradient of what is shared, in the rows of this rank that of all ranks."""
     spec = call.module.spec
     main = spec.reads[0]
     graphs = kept.updates.pop() if kept else []
@@ -215,6 +227,11 @@ def backward_updates(
                 total.add_(d)
                 del d
         del d_s
+    if call.ranks.size > 1:
+        d_shared = d_shared or [torch.zeros_like(s) for s in sources]
+        for i in range(len(d_shared)):
+            d_shared[i] = d_shared[i].contiguous()
+            call.ranks.reduce(d_shared[i])
     return d_shared
 
 
@@ -226,6 +243,7 @@ def backward_shares(
     name, axis = spec.shares
     x, mask = state[name][sample], call.masks[name][sample]
     graphs = kept.shares.pop() if kept else []
+    first = call.ranks.own(call.total)[0]
     for start, stop in reversed(list(slices(x.shape[axis], call.choice.share_rows))):
         if kept:
             graph = graphs.pop()
@@ -235,7 +253,7 @@ def backward_shares(
                 out = module.share(part, take(mask, axis, start, stop), KERNELS[call.choice.kernel])
                 graph = Graph([part], [get_gradient_edge(o) for o in out if o.requires_grad])
                 del part, out
-        d_x, _ = differentiate(call, module, graph, [], [d[start:stop] for d in d_shared], gradients)
+        d_x, _ = differentiate(call, module, graph, [], [d[first + start : first + stop] for d in d_shared], gradients)
         del graph
         KERNELS[call.choice.kernel].add(view(grads[name][sample], axis, start, stop), d_x[0], None)
         del d_x

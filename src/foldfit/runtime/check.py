@@ -11,6 +11,7 @@ from foldfit.errors import BadInput, NotSupported
 from foldfit.ops import KERNELS
 from foldfit.plans import Plan
 from foldfit.problem import Stack
+from foldfit.runtime.ranks import Ranks
 
 if TYPE_CHECKING:
     from foldfit.runtime.trunk import Trunk
@@ -24,11 +25,14 @@ def describe(stack: Stack) -> str:
 
 
 def check_plan(trunk: "Trunk", plan: Plan) -> None:
-    """Raises BadInput for a plan of another trunk, NotSupported for another version, world or an unknown kernel."""
+    """Raises BadInput for a plan of another trunk or number of ranks, NotSupported for another version or an unknown kernel."""
     if plan.version != __version__:
         raise NotSupported(f"the plan was made by foldfit {plan.version}, this is {__version__}: plan again")
-    if plan.problem.world != 1:
-        raise NotSupported(f"the plan is for {plan.problem.world} ranks, this run has 1")
+    if plan.problem.axial != trunk.ranks.size:
+        raise BadInput(
+            f"the plan shares a sample among {plan.problem.axial} ranks, the model among {trunk.ranks.size}: start "
+            f"{plan.problem.world} processes (torchrun --nproc-per-node {plan.problem.world}) and call model.over(group) in each"
+        )
     ours, theirs = [describe(s) for s in trunk.stacks()], [describe(s) for s in plan.problem.stacks]
     if ours != theirs:
         raise BadInput(f"the plan is for {' + '.join(theirs)}, the model is {' + '.join(ours)}: plan for this model")
@@ -39,6 +43,8 @@ def check_plan(trunk: "Trunk", plan: Plan) -> None:
                 raise NotSupported(f"choice {name} of the plan wants kernel {choice.kernel!r}; known: {', '.join(KERNELS)}")
             if choice.rows < 1 or choice.share_rows < 0:
                 raise BadInput(f"choice {name} of the plan has {choice.rows} rows a slice: expected at least 1")
+            if bool(choice.layout) != (plan.problem.axial > 1) or not re.fullmatch(r"(\w[01]( \w[01])*)?", choice.layout):
+                raise BadInput(f"choice {name} of the plan has the layout {choice.layout!r} on {plan.problem.axial} ranks: plan again")
     for step in plan.schedule:
         check_step(step, plan, stack_of)
     check_kept(plan)
@@ -96,8 +102,18 @@ def check_card(planned: str, here: str) -> None:
         raise BadInput(f"the plan is for {planned}, this card is {here}: plan with --device cuda, and --memory for its limit")
 
 
+def part_of(whole: tuple[int, ...], axis: int, ranks: Ranks) -> tuple[int, ...]:
+    start, stop = ranks.own(whole[axis])
+    return (*whole[:axis], stop - start, *whole[axis + 1 :])
+
+
+def of_ranks(shape: tuple[int, ...], whole: tuple[int, ...], ranks: Ranks) -> str:
+    return f", rank {ranks.rank}'s rows of {list(whole)}" if shape != whole else ""
+
+
 def check_inputs(trunk: "Trunk", plan: Plan, state: State, masks: State, train: bool) -> tuple[torch.Size, State, State]:
-    """The batch shape, and state and masks with the samples flattened to one leading axis, in storage precision."""
+    """The batch shape, and state and masks with the samples flattened to one leading axis, in storage precision. Over several
+    ranks the state is this rank's rows of axis 0, the masks are whole."""
     problem = plan.problem
     if train and problem.mode == "infer":
         raise BadInput("the plan is an inference, but gradients are on: call under torch.no_grad(), or plan with mode='train'")
@@ -112,8 +128,9 @@ def check_inputs(trunk: "Trunk", plan: Plan, state: State, masks: State, train: 
         for name, dims in spec.state.items():
             if name in out:
                 continue
-            x, shape = state.get(name), (*batch, *(numbers[d] for d in dims))
-            expected = f"{name} [{', '.join(dims)}] = {list(shape)}"
+            whole = (*batch, *(numbers[d] for d in dims))
+            x, shape = state.get(name), part_of(whole, len(batch), trunk.ranks)
+            expected = f"{name} [{', '.join(dims)}] = {list(shape)}{of_ranks(shape, whole, trunk.ranks)}"
             if x is None or tuple(x.shape) != shape:
                 raise BadInput(f"expected {expected}, got {'nothing' if x is None else list(x.shape)}: plan for these sizes")
             if x.dtype != dtype:
@@ -122,13 +139,13 @@ def check_inputs(trunk: "Trunk", plan: Plan, state: State, masks: State, train: 
                 raise BadInput(f"{name} is on {x.device.type}, the plan is for {problem.device}: move it, or plan for this device")
             if x.is_cuda:
                 check_card(problem.device, torch.cuda.get_device_name(x.device))
-            out[name] = x.reshape(-1, *shape[len(batch) :])
+            out[name] = x.reshape(batch.numel(), *shape[len(batch) :])
             mask = masks.get(name)
             if mask is None:
-                mask = x.new_ones(()).expand(shape[:-1])
-            if tuple(mask.shape) != shape[:-1]:
-                raise BadInput(f"{spec.masks[name]}: expected {list(shape[:-1])}, got {list(mask.shape)}")
-            out_masks[name] = mask.to(dtype).reshape(-1, *shape[len(batch) : -1]).contiguous()
+                mask = x.new_ones(()).expand(whole[:-1])
+            if tuple(mask.shape) != whole[:-1]:
+                raise BadInput(f"{spec.masks[name]}: expected {list(whole[:-1])}, got {list(mask.shape)}")
+            out_masks[name] = mask.to(dtype).reshape(-1, *whole[len(batch) : -1]).contiguous()
     if len(out["z"]) != problem.batch:
         raise BadInput(f"the plan is for a batch of {problem.batch}, got {len(out['z'])}")
     if len({p.dtype for p in trunk.parameters()}) > 1:

@@ -14,6 +14,7 @@ from foldfit.runtime.apply import Call, Kept, State
 from foldfit.runtime.dropout import drop_mask
 from foldfit.runtime.offload import Host
 from foldfit.runtime.parameters import Gradients
+from foldfit.runtime.ranks import ALONE, Ranks, layout_of
 
 Watch = Callable[[str, str], None]
 """Told (step, sub-module) after each sub-module that ran."""
@@ -28,12 +29,19 @@ class Record:
 
 
 class Executor:
-    """One run of a plan over `blocks` of sub-modules. `state` is changed in place only where the schedule owns it."""
+    """One run of a plan over `blocks` of sub-modules. `state` is changed in place only where the schedule owns it. Over several
+    ranks it is this rank's part, sharded over axis 0 between blocks; `masks` are whole."""
 
     def __init__(
-        self, blocks: list[list[SubModule]], plan: Plan, masks: State, seed: torch.Tensor | None, watch: Watch | None = None
+        self,
+        blocks: list[list[SubModule]],
+        plan: Plan,
+        masks: State,
+        seed: torch.Tensor | None,
+        watch: Watch | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.blocks, self.plan, self.masks, self.seed = blocks, plan, masks, seed
+        self.blocks, self.plan, self.masks, self.seed, self.ranks = blocks, plan, masks, seed, ranks
         self.watch = watch or (lambda step, sub_module: None)
         self.state: State | None = None
         self.owned: set[str] = set()
@@ -43,6 +51,10 @@ class Executor:
         self.records: dict[int, Record] = {}
         self.grads: State = {}
         self.gradients: Gradients | None = None
+        self.at: dict[str, int] = {}
+        """The axis that each tensor at hand is sharded over, where it is not 0."""
+        self.sums: list[torch.distributed.Work] = []
+        """Sums of gradients over ranks that are under way."""
         self.own = [{name for sub in block for name, _ in (*sub.spec.reads, sub.spec.writes)} for block in blocks]
         self.needed: list[set[str]] = []
         for own in reversed(self.own):
@@ -66,6 +78,8 @@ class Executor:
         with matmul_precision(self.plan.problem.precision), contextlib.closing(self.host):
             for step in self.plan.schedule[self.end + 1 :]:
                 self.do(step)
+            for sum_ in self.sums:
+                sum_.wait()
         out, gradients, self.grads, self.gradients = self.grads, self.gradients, {}, None
         return out, gradients
 
@@ -115,15 +129,20 @@ class Executor:
         for name in sorted(written - self.owned):
             state[name] = state[name].clone()
         self.owned |= written
-        for i, c in enumerate(self.plan.choices[choice]):
+        choices = self.plan.choices[choice]
+        for i, c in enumerate(choices):
+            self.lay(state, c.layout)
             call = self.call(block, i, c)
             apply.forward(call, state, state[call.module.spec.writes[0]])
+            if i + 1 == len(choices):
+                self.lay(state, "")
             self.watch(f"run {block}", call.module.spec.name)
 
     def step_record(self, block: int, choice: str) -> None:
         state = self.enter(block)
         record = Record(self.plan.choices[choice], [])
         for i, c in enumerate(record.choices):
+            self.lay(state, c.layout)
             call = self.call(block, i, c)
             spec = call.module.spec
             inputs = {name: state[name] for name, _ in (*spec.reads, *((spec.shares,) if spec.shares else ()))}
@@ -131,6 +150,8 @@ class Executor:
             record.calls.append((inputs, kept))
             state[spec.writes[0]] = version
             del version, inputs, kept
+            if i + 1 == len(record.choices):
+                self.lay(state, "")
             self.watch(f"record {block}", spec.name)
         self.records[block] = record
         self.owned = set()
@@ -140,22 +161,40 @@ class Executor:
         assert self.gradients is not None
         record = self.records.pop(block)
         for name in {name for sub in self.blocks[block] for name, _ in sub.spec.reads} - set(self.grads):
-            self.grads[name] = torch.zeros_like(next(v[name] for v, _ in record.calls if name in v))
+            like = next(v[name] for v, _ in record.calls if name in v)
+            self.grads[name] = like.new_zeros((*self.ranks.narrow(self.masks[name], 1).shape, like.shape[-1]))
         for i, c in reversed(list(enumerate(record.choices))):
+            self.lay(self.grads, c.layout)
             call = self.call(block, i, c)
             inputs, kept = record.calls.pop()
             apply.backward(call, inputs, kept, self.grads, self.gradients)
             del inputs, kept
+            if i == 0:
+                self.lay(self.grads, "")
             self.watch(f"backward {block}", call.module.spec.name)
+        self.sums += self.ranks.begin_sum(self.gradients.of(self.blocks[block]))
+
+    def lay(self, tensors: State, layout: str) -> None:
+        """Relays what is sharded over another axis; an empty layout is home, axis 0, where alone everything always is."""
+        wanted = layout_of(layout)
+        for name in tensors:
+            new = wanted.get(name, 0)
+            if self.at.get(name, 0) != new:
+                tensors[name] = self.ranks.relay(tensors[name], 1 - new, new, self.masks[name].shape[1:])
+                self.at[name] = new
 
     def call(self, block: int, i: int, choice: Choice) -> Call:
-        """Its i-th sub-module, ready to run. Dropout depends on the logical position only, so a plan never changes it."""
+        """Its i-th sub-module, ready to run. Dropout depends on the logical position only, so neither plan nor ranks change it."""
         module, drop = self.blocks[block][i], None
-        if self.seed is not None and module.spec.dropout:
-            tensor, axis = module.spec.writes
+        spec = module.spec
+        if self.seed is not None and spec.dropout:
+            tensor, axis = spec.writes
             shape = self.masks[tensor].shape[1:]
-            drop = drop_mask(module.spec, (shape[axis], shape[1 - axis]), self.seed, (block, i), self.masks[tensor])
-        return Call(module, choice, self.masks, drop)
+            drop = drop_mask(spec, (shape[axis], shape[1 - axis]), self.seed, (block, i), self.masks[tensor])
+            drop = drop if len(drop) == 1 else self.ranks.narrow(drop, 0)
+        masks = {name: self.ranks.narrow(mask, 1 + self.at.get(name, 0)) for name, mask in self.masks.items()}
+        total = self.masks[spec.shares[0]].shape[1 + spec.shares[1]] if spec.shares else 0
+        return Call(module, choice, masks, drop, self.ranks, total)
 
 
 @contextlib.contextmanager

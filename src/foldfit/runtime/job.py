@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from foldfit.errors import BadInput, MissingEnvironment
 from foldfit.plans import Plan
 from foldfit.runtime.check import check_card
 from foldfit.runtime.measure import split_inputs
+from foldfit.runtime.ranks import ALONE, Ranks
+from foldfit.runtime.shards import unshard
 from foldfit.runtime.trunk import DTYPES, Trunk
 
 if TYPE_CHECKING:
@@ -29,8 +32,9 @@ class Job:
     notes: list[str]
 
 
-def job_of(plan: Plan, msa: str | None = None, weights: str | None = None, seed: int = 0) -> Job:
-    """Raises BadInput for an alignment or parameters that are not the plan's, MissingEnvironment without the device."""
+def job_of(plan: Plan, msa: str | None = None, weights: str | None = None, seed: int = 0, ranks: Ranks = ALONE) -> Job:
+    """Raises BadInput for an alignment or parameters that are not the plan's, MissingEnvironment without the device. Over several
+    ranks the inputs are this rank's, of a sample of its replica's own where they are random."""
     problem = plan.problem
     if problem.device_type == "cuda" and not torch.cuda.is_available():
         raise MissingEnvironment(f"the plan is for {problem.device} and this machine has no CUDA device: plan with --device cpu")
@@ -46,21 +50,29 @@ def job_of(plan: Plan, msa: str | None = None, weights: str | None = None, seed:
         notes.append("parameters are random, of the published shapes: give --weights params_model_N.npz for AlphaFold's")
     model.to(device, PARAMETERS[problem.parameters])
     model.train(problem.dropout)
+    model.over(ranks.group, ranks.all)
     if msa:
-        inputs = embedded(plan, msa, weights, seed)
+        whole = embedded(plan, msa, weights, seed)
+        state = split_inputs(model, whole)[0]
+        inputs = whole | {name: ranks.narrow(x, 0).contiguous() for name, x in state.items()}
     else:
         notes.append("inputs are random: give --msa FILE.a3m for a protein's")
+        torch.manual_seed(seed + (dist.get_rank() if dist.is_initialized() else 0))
         inputs = random_inputs(model, plan)
     inputs = {k: v.to(device, dtype) for k, v in inputs.items()}
     return Job(model, inputs, optimizer_of(model, problem.optimizer), notes)
 
 
 def random_inputs(model: Trunk, plan: Plan) -> dict[str, Tensor]:
+    """Drawn where they are used: a long protein's pair tensor has no room elsewhere."""
     out: dict[str, Tensor] = {}
+    device, dtype = plan.problem.device_type, DTYPES[plan.problem.precision]
     batch = (plan.problem.batch,) if plan.problem.batch > 1 else ()
     for spec, stack in zip(model.specs, plan.problem.stacks, strict=True):
         numbers = {"n_seq": stack.rows, "n_extra": stack.rows, "n_res": plan.problem.n_res, **spec.widths}
-        out |= {name: torch.randn(*batch, *(numbers[d] for d in dims)) for name, dims in spec.state.items()}
+        for name, dims in spec.state.items():
+            start, stop = model.ranks.own(numbers[dims[0]])
+            out[name] = torch.randn(*batch, stop - start, *(numbers[d] for d in dims[1:]), device=device, dtype=dtype)
     return out
 
 
@@ -95,7 +107,7 @@ def optimizer_of(model: Trunk, name: str) -> torch.optim.Optimizer | None:
 
 
 def save_state(job: Job, plan: Plan, path: "str | os.PathLike[str]") -> None:
-    """The representations after an inference, as safetensors, written beside the file and renamed."""
+    """The representations after an inference, whole, as safetensors, written beside the file and renamed; by the first rank."""
     try:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
@@ -104,6 +116,10 @@ def save_state(job: Job, plan: Plan, path: "str | os.PathLike[str]") -> None:
     state, masks = split_inputs(job.model, job.inputs)
     with torch.no_grad():
         out = job.model.run(state, masks, plan)
+    if job.model.ranks.size > 1:
+        out = {name: unshard(x, job.model.ranks.group, dim=int(plan.problem.batch > 1)) for name, x in out.items()}
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return
     temporary = f"{os.fspath(path)}.tmp"
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)

@@ -14,6 +14,7 @@ from foldfit.plans import Plan
 from foldfit.runtime.apply import State
 from foldfit.runtime.meter import CpuMeter, CudaMeter
 from foldfit.runtime.offload import pool_of
+from foldfit.runtime.ranks import between
 from foldfit.runtime.trunk import Trunk
 
 
@@ -39,6 +40,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     host_bytes: int = 0
     """Of the buffers on the host, of which every byte is our own."""
     promised_host_bytes: int = 0
+    exposed: float = 0.0
+    """Seconds of the last timed run that went by between the beginning and the end of collectives of several ranks."""
+    promised_exposed: float = 0.0
+    rank_peaks: tuple[int, ...] = ()
+    """Peak bytes of every rank, where there are several: `peak_bytes` is the largest."""
     activation_bytes: int
     """Alive when forward ends, beyond what was alive before it: the study's "activation memory"."""
     device: str
@@ -121,10 +127,14 @@ def measure(
         last = meter.peak()
     times = [] if repeat else [clock(cuda) - start]
     for i in range(-warmup if repeat else 0, repeat):
+        if i + 1 == repeat and model.ranks.size > 1:
+            model.ranks.waits = []
         start = clock(cuda)
         run()
         if i >= 0:
             times.append(clock(cuda) - start)
+    waits = model.ranks.waits or []
+    model.ranks.waits = None
     times.sort()
     return Measured(
         peak_bytes=max([last, *(s.peak_bytes for s in steps)]),
@@ -135,6 +145,8 @@ def measure(
         promised_seconds=plan.promised.seconds,
         host_bytes=pool_of(plan.digest, cuda).held,
         promised_host_bytes=plan.promised.host_bytes,
+        exposed=sum(between(*wait) for wait in waits),
+        promised_exposed=plan.promised.exposed,
         activation_bytes=activation,
         device=torch.cuda.get_device_name() if cuda else "cpu",
         versions={"foldfit": __version__, "torch": str(torch.__version__)},

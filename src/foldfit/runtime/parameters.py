@@ -58,5 +58,13 @@ class Gradients:
             for buffer, g in pairs:
                 buffer.add_(g)
 
+    def of(self, modules: Sequence[SubModule]) -> Tensor:
+        """The part of `flat` that has the gradients of `modules`, whose parameters follow each other in it."""
+        parts = [self.buffers[id(p)] for module in modules for p in leaves_of(module) if id(p) in self.buffers]
+        if not parts:
+            return self.flat[:0]
+        first, last = min(p.storage_offset() for p in parts), max(p.storage_offset() + p.numel() for p in parts)
+        return self.flat[first:last]
+
     def pop(self, parameter: nn.Parameter) -> Tensor | None:
         return self.buffers.pop(id(parameter), None)

@@ -1,7 +1,6 @@
 """One more run of a plan, for its seconds sub-module by sub-module or for the allocator's own history."""
 
 import os
-import time
 from pathlib import Path
 
 import msgspec
@@ -11,6 +10,7 @@ from foldfit.errors import BadInput, MissingEnvironment, NotSupported
 from foldfit.plans import Plan
 from foldfit.runtime.job import Job
 from foldfit.runtime.measure import Measured, once, split_inputs
+from foldfit.runtime.ranks import between, mark
 
 HISTORY = 1_000_000
 """Allocations and frees that a snapshot may hold."""
@@ -19,20 +19,10 @@ HISTORY = 1_000_000
 def time_steps(job: Job, plan: Plan, measured: Measured) -> Measured:
     """With the seconds of each step, from one run without the meter; on CUDA by events on its stream, so that nothing waits. A
     captured plan has no steps, and stays as it is."""
-    marks: list[float | torch.cuda.Event] = []
     cuda = plan.problem.device_type == "cuda"
-
-    def mark(step: str = "", sub_module: str = "") -> None:
-        if cuda:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            marks.append(event)
-        else:
-            marks.append(time.perf_counter())
-
     state, masks = split_inputs(job.model, job.inputs)
-    mark()
-    once(job.model, state, masks, plan, job.optimizer, mark)
+    marks = [mark(cuda)]
+    once(job.model, state, masks, plan, job.optimizer, lambda step, sub_module: marks.append(mark(cuda)))
     if cuda:
         torch.cuda.synchronize()
     seconds = [between(a, b) for a, b in zip(marks, marks[1:], strict=False)]
@@ -40,12 +30,6 @@ def time_steps(job: Job, plan: Plan, measured: Measured) -> Measured:
         return measured
     steps = tuple(msgspec.structs.replace(step, seconds=s) for step, s in zip(measured.steps, seconds, strict=True))
     return msgspec.structs.replace(measured, steps=steps)
-
-
-def between(a: "float | torch.cuda.Event", b: "float | torch.cuda.Event") -> float:
-    if isinstance(a, float) and isinstance(b, float):
-        return b - a
-    return a.elapsed_time(b) / 1e3  # type: ignore[union-attr, arg-type]
 
 
 def can_snapshot(plan: Plan) -> None:

@@ -1,7 +1,7 @@
 """The trunks as ordinary nn.Modules: hand them a plan, or none for the default one."""
 
 import os
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,11 @@ from foldfit.runtime.captured import Replay, captured
 from foldfit.runtime.check import check_inputs, check_plan
 from foldfit.runtime.default import default_plan
 from foldfit.runtime.executor import Executor, Watch
+from foldfit.runtime.ranks import ALONE, Ranks, checksum
 from foldfit.stacks import StackSpec, stack_spec
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,12 +36,26 @@ class Trunk(nn.Module):
             if not isinstance(n_blocks, int) or n_blocks < 1:
                 raise BadInput(f"{name}: expected at least 1 block, got {n_blocks!r}")
         self.layout = stacks
+        self.ranks = ALONE
+        self.agreed: set[str] = set()
+        """The plans, by digest, that all ranks have agreed on."""
         self.specs: list[StackSpec] = [stack_spec(name, **widths) for name, _, widths in stacks]
         self.blocks = nn.ModuleList(
             nn.ModuleDict({sub.name: SUB_MODULES[sub.kind](sub) for sub in spec.sub_modules})
             for spec, (_, n_blocks, _) in zip(self.specs, stacks, strict=True)
             for _ in range(n_blocks)
         )
+
+    def over(self, group: "ProcessGroup | None", world: "ProcessGroup | None" = None) -> Self:
+        """Shares each sample among the ranks of `group`, all of which have the same parameters and call this; None: alone again.
+
+        Tensors go in and come out as this rank's rows of axis 0 (`foldfit.shard`, `foldfit.unshard`), masks go in whole, and plans
+        are those for that many ranks (`axial`). Gradients of parameters are summed over `group`; with `world`, of which `group` is a
+        part, they are also averaged over its samples, so that no DistributedDataParallel is needed around the model.
+        """
+        self.ranks = ALONE if group is None else Ranks(group, world)
+        self.agreed.clear()
+        return self
 
     def load_alphafold(self, source: "str | os.PathLike[str] | Weights") -> "Trunk":
         """Reads AlphaFold's published parameters for every stack. Raises BadInput, naming the keys that are wrong."""
@@ -71,14 +89,15 @@ class Trunk(nn.Module):
             plan = default_plan(self, state, "train" if train else "infer")
         check_plan(self, plan)
         batch, state, masks = check_inputs(self, plan, state, masks, train)
+        self.agree(plan, masks)
         names = list(state)
         run: Executor | Replay
         if plan.problem.launch == "graph":
             run = captured(self, plan, state, masks, watch)
         else:
             drawn = self.training and plan.problem.dropout
-            seed = torch.randint(2**62, (), device=next(iter(state.values())).device) if drawn else None
-            run = Executor(self.sub_modules(), plan, masks, seed, watch)
+            seed = self.ranks.same(torch.randint(2**62, (), device=next(iter(state.values())).device)) if drawn else None
+            run = Executor(self.sub_modules(), plan, masks, seed, watch, self.ranks)
         if plan.problem.mode == "infer":
             with torch.no_grad():
                 out = run.forward(state)
@@ -88,6 +107,14 @@ class Trunk(nn.Module):
             result = Differentiable.apply(run, names, last, parameters, *state.values(), *parameters)
             out = dict(zip(last, result, strict=True))
         return {name: x.view(*batch, *x.shape[1:]) for name, x in out.items()}
+
+    def agree(self, plan: Plan, masks: State) -> None:
+        """Before the first run of a plan: raises BadInput where ranks have another plan, other parameters or other masks."""
+        if plan.digest in self.agreed or self.ranks is ALONE:
+            return
+        parameters = checksum(list(self.parameters()))
+        self.ranks.agree(version=plan.version, plan=plan.digest, parameters=parameters, masks=checksum(list(masks.values())))
+        self.agreed.add(plan.digest)
 
 
 class Differentiable(torch.autograd.Function):

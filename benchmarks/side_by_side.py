@@ -1,0 +1,285 @@
+"""foldfit and its peers on one GPU, in one run: attention, triangle multiplication, a training step, inference. Checked first, then timed.
+
+    python benchmarks/side_by_side.py --device H200 --json benchmarks/results/side_by_side_h200.json [--only attention step ...]
+
+Peers that are not installed are rows that say so. Errors are ||x - x64|| / ||x64||, against fp64 for kernels, against the same
+implementation in fp32 for stacks. Times are medians by CUDA events, on fresh random inputs; peaks are those of PyTorch's allocator beyond
+what was alive before, for stacks with inputs and parameters included.
+"""
+
+import argparse
+import datetime
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from benchmarks.peers import cueq, openfold
+from foldfit.cost.devices import Device, find_device
+from foldfit.errors import FoldfitError
+from foldfit.ops import triton_attention
+from foldfit.planner.build import make_plan
+from foldfit.planner.options import option_table
+from foldfit.plans import Choice
+from foldfit.problem import Problem, Stack
+from foldfit.profile.options import Bench
+from foldfit.runtime import apply
+from foldfit.runtime.job import job_of
+from foldfit.runtime.measure import measure
+from foldfit.runtime.trunk import DTYPES
+
+HEADS, DIM = 4, 32
+ABSENT = (ImportError, NotImplementedError, FoldfitError, torch.OutOfMemoryError)
+
+
+def relative(x: Tensor, expected: Tensor) -> float:
+    return ((x.double() - expected).norm() / expected.norm()).item()
+
+
+def timed(run: Callable[[], Any], long: bool = False) -> float:
+    """Milliseconds."""
+    return triton.testing.do_bench(run, warmup=1 if long else 25, rep=1 if long else 100, return_mode="median")
+
+
+def peak_of(run: Callable[[], Any]) -> int:
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def differentiated(run: Callable[[], Tensor], d_out: Tensor, inputs: list[Tensor]) -> Callable[[], Any]:
+    return lambda: torch.autograd.grad(run(), inputs, d_out)
+
+
+def attention(n: int) -> list[dict]:
+    """Gated attention with pair bias over n rows of n tokens, bf16. FLOPs: the forward's two products, 4 n^3 h d."""
+    ours = [x.requires_grad_() for x in torch.randn(n, n, 4, HEADS, DIM, device="cuda", dtype=torch.bfloat16).unbind(2)]
+    bias = torch.randn(n, HEADS, n, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    theirs = [x.detach().transpose(1, 2).contiguous().requires_grad_() for x in ours]
+    their_bias = bias.detach().transpose(0, 1)[None].contiguous().requires_grad_()
+    d_out = torch.randn(n, n, HEADS, DIM, device="cuda", dtype=torch.bfloat16)
+    rows = []
+    turned = d_out.transpose(1, 2).contiguous()
+    sides: dict[str, tuple] = {
+        "foldfit": (partial(triton_attention.attention, *ours, bias, None), [*ours, bias], d_out, lambda o: o),
+        "cuEq": (partial(cueq.attention, *theirs, their_bias), [*theirs, their_bias], turned, lambda o: o.transpose(1, 2)),
+    }
+    some = slice(0, 4)
+    q, k, v, gate = (x[some].detach().double() for x in ours)
+    logits = torch.einsum("rqhd,rkhd->rhqk", q, k) * DIM**-0.5 + bias.detach().double().transpose(0, 1)
+    exact = gate.sigmoid() * torch.einsum("rhqk,rkhd->rqhd", logits.softmax(-1), v)
+    del logits
+    for name, (run, inputs, gradient, seen) in sides.items():
+        row: dict[str, Any] = {"what": "attention", "who": name, "n_res": n}
+        try:
+            with torch.no_grad():
+                row["error"] = relative(seen(run())[some], exact)
+                row["forward_ms"] = timed(run)
+            row["tflops"] = 4 * n**3 * HEADS * DIM / row["forward_ms"] / 1e9
+            if n <= 1024:
+                row["both_ms"] = timed(differentiated(run, gradient, inputs))
+        except ABSENT as error:
+            row["absent"] = str(error).split("\n")[0]
+        rows.append(row)
+    return rows
+
+
+def our_triangle(n: int, device: Device) -> dict:
+    """Triangle multiplication (outgoing), bf16, with dropout and the residual, in place. Peaks in U, one pair tensor."""
+    unit = n * n * 128 * 2
+    row: dict[str, Any] = {"what": "triangle", "who": "foldfit", "n_res": n}
+    problem = Problem(
+        stacks=(Stack("evoformer", 1, 1),), n_res=n, mode="train", precision="bf16", parameters="bf16", memory=2**40, device=device.name,
+        device_type="cuda",
+    )  # fmt: skip
+    stack = option_table(problem, replace(device, costs="modelled")).stacks[0]
+    spec = next(sub.spec for sub in stack.sub_modules if sub.spec.name == "triangle_multiplication_outgoing")
+    bench = Bench(problem, stack.shapes, spec)
+    call = partial(bench.call, Choice("triton", n, n))
+    target = bench.state["z"]
+
+    def both() -> None:
+        version, kept = apply.record(call(), bench.state)
+        apply.backward(call(), bench.state, kept, bench.grads, bench.gradients)
+
+    row["forward_ms"] = timed(lambda: apply.forward(call(), bench.state, target))
+    target.normal_()
+    row["forward_peak_u"] = (peak_of(lambda: apply.forward(call(), bench.state, target)) + unit) / unit
+    target.normal_()
+    if n <= 1024:
+        row["both_ms"] = timed(both)
+    return row
+
+
+def their_triangle(n: int) -> dict:
+    """The same without dropout and residual."""
+    unit = n * n * 128 * 2
+    row: dict[str, Any] = {"what": "triangle", "who": "cuEq", "n_res": n}
+    try:
+        z = torch.randn(n, n, 128, device="cuda", dtype=torch.bfloat16).requires_grad_()
+        mask = torch.ones(n, n, device="cuda", dtype=torch.bfloat16)
+        weights = {name: w.requires_grad_() for name, w in cueq.triangle_weights(128, torch.bfloat16, "cuda").items()}
+        run = partial(cueq.triangle, z, mask, weights)
+        if n <= 512:
+            exact = cueq.triangle_reference(z.detach().double(), mask.double(), {k: w.detach().double() for k, w in weights.items()})
+            row["error"] = relative(run().detach(), exact)
+            del exact
+        with torch.no_grad():
+            row["forward_ms"] = timed(run)
+            row["forward_peak_u"] = (peak_of(run) + unit) / unit
+        if n <= 1024:
+            row["both_ms"] = timed(differentiated(run, torch.randn_like(z), [z, *weights.values()]))
+    except ABSENT as error:
+        row["absent"] = str(error).split("\n")[0]
+    return row
+
+
+def planned(
+    row: dict, stack: str, n_seq: int, n_res: int, blocks: int, limit: float, device: Device, repeat: int = 3, **problem: Any
+) -> dict:
+    """A run of foldfit under a limit."""
+    problem = {"mode": "train", "precision": "bf16", "launch": "graph", **problem}
+    stored = {"tf32": "fp32"}.get(problem["precision"], problem["precision"])
+    whole = Problem(
+        stacks=(Stack(stack, blocks, n_seq),), n_res=n_res, parameters=stored, dropout=problem["mode"] == "train", memory=int(limit),
+        device=device.name, device_type="cuda", **problem,
+    )  # fmt: skip
+    row |= {"who": "foldfit", "n_seq": n_seq, "n_res": n_res, "blocks": blocks, "limit": int(limit), **problem}
+    try:
+        plan = make_plan(option_table(whole, device))
+        job = job_of(plan)
+        m = measure(job.model, job.inputs, plan, repeat=repeat, warmup=1)
+    except ABSENT as error:
+        return row | {"absent": str(error).split("\n")[0]}
+    return row | {
+        "ms": m.seconds * 1e3, "peak": m.peak_bytes, "promised_peak": m.promised_peak_bytes, "promised_ms": m.promised_seconds * 1e3,
+        "costs": plan.costs,
+    }  # fmt: skip
+
+
+def peer_stack(row: dict, name: str, n_seq: int, n_res: int, blocks: int, precision: str, train: bool, chunk: int | None = None) -> dict:
+    """A run of OpenFold's stack, recomputing each block in training."""
+    dtype = DTYPES[precision]
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    row |= {"who": name, "n_seq": n_seq, "n_res": n_res, "blocks": blocks, "precision": precision, "mode": "train" if train else "infer"}
+    try:
+        model = openfold.stack(blocks, recompute=train).to("cuda", dtype).train(train)
+        m, z = (torch.randn(*s, device="cuda", dtype=dtype).requires_grad_(train) for s in ((n_seq, n_res, 256), (n_res, n_res, 128)))
+        d = [torch.randn_like(m), torch.randn_like(z)]
+
+        def once() -> None:
+            out = openfold.run(model, m, z, openfold.KERNELS[name], chunk)
+            if train:
+                torch.autograd.backward(out, d)
+                model.zero_grad(set_to_none=True)
+                m.grad = z.grad = None
+
+        with torch.set_grad_enabled(train):
+            once()
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            times = []
+            for _ in range(3):
+                start = time.perf_counter()
+                once()
+                torch.cuda.synchronize()
+                times.append(time.perf_counter() - start)
+        return row | {"ms": sorted(times)[1] * 1e3, "peak": torch.cuda.max_memory_allocated()}
+    except ABSENT as error:
+        return row | {"absent": str(error).split("\n")[0]}
+
+
+def same_as_fp32(name: str) -> dict:
+    """The stack of a peer in bf16 against itself in fp32, two blocks: a run that is fast and wrong is no peer."""
+    row: dict[str, Any] = {"what": "check", "who": name}
+    torch.set_float32_matmul_precision("highest")
+    try:
+        model = openfold.stack(2, recompute=False).to("cuda").eval()
+        for p in model.parameters():  # initialised to do nothing
+            torch.nn.init.normal_(p, std=0.05)
+        m, z = torch.randn(64, 128, 256, device="cuda"), torch.randn(128, 128, 128, device="cuda")
+        with torch.no_grad():
+            exact = openfold.run(model, m.clone(), z.clone(), {})
+            got = openfold.run(model.bfloat16(), m.bfloat16(), z.bfloat16(), openfold.KERNELS[name])
+        return row | {"error": max(relative(g, e.double()) for g, e in zip(got, exact, strict=True))}
+    except ABSENT as error:
+        return row | {"absent": str(error).split("\n")[0]}
+
+
+def steps(device: Device) -> list[Callable[[], dict]]:
+    rows: list[Callable[[], dict]] = [partial(same_as_fp32, name) for name in openfold.KERNELS]
+    for n_seq, n_res, limits in ((128, 256, (3.297e9,)), (512, 256, (6.962e9,)), (512, 384, (11.7e9, 140e9))):
+        rows += [partial(planned, {"what": "step"}, "evoformer", n_seq, n_res, 48, limit, device) for limit in limits]
+        rows += [partial(peer_stack, {"what": "step"}, name, n_seq, n_res, 48, "bf16", True) for name in openfold.KERNELS]
+    for n_seq, n_res, limit in ((1024, 256, 3.6e9), (1024, 384, 8.069e9), (5120, 384, 22.59e9)):
+        rows.append(partial(planned, {"what": "extra"}, "extra_msa", n_seq, n_res, 4, limit, device))
+    return rows
+
+
+def inference(device: Device) -> list[Callable[[], dict]]:
+    rows: list[Callable[[], dict]] = []
+    for precision, limits in (("bf16", (3.6e9, 10.7e9)), ("tf32", (6.6e9, 25.7e9)), ("fp32", (6.6e9, 25.7e9))):
+        options: dict[str, Any] = {"mode": "infer", "precision": precision, "launch": "eager", "inputs": "overwritten"}
+        rows += [partial(planned, {"what": "infer"}, "evoformer", 128, 2048, 4, limit, device, **options) for limit in limits]
+        for name in list(openfold.KERNELS)[:2]:
+            rows.append(partial(peer_stack, {"what": "infer"}, name, 128, 2048, 2, precision, False, 4 if name == "OpenFold" else 128))
+    return rows
+
+
+def longest(device: Device) -> list[Callable[[], dict]]:
+    """One block in place: 10,000 residues in 61 GB, 15,000 on the card."""
+    room = device.memory - device.reserved
+    options: dict[str, Any] = {"repeat": 0, "mode": "infer", "inputs": "overwritten", "launch": "eager"}
+    return [
+        partial(planned, {"what": "longest"}, "evoformer", 128, n, 1, limit, device, **options)
+        for n, limit in ((10000, 61e9), (15000, room))
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="H200")
+    parser.add_argument("--costs", default="")
+    parser.add_argument("--json", metavar="FILE")
+    parts = ["attention", "triangle", "step", "infer", "longest"]
+    parser.add_argument("--only", nargs="+", default=parts, choices=parts)
+    args = parser.parse_args()
+    device = replace(find_device(args.device), costs=args.costs)
+    sizes = (256, 384, 512, 1024, 2048)
+    runs: dict[str, list[Callable[[], Any]]] = {
+        "attention": [partial(attention, n) for n in sizes],
+        "triangle": [run for n in sizes for run in (partial(our_triangle, n, device), partial(their_triangle, n))],
+        "step": steps(device),
+        "infer": inference(device),
+        "longest": longest(device),
+    }
+    rows: list[dict] = []
+    for part in args.only:
+        for run in runs[part]:
+            found = run()
+            for row in found if isinstance(found, list) else [found]:
+                rows.append(row)
+                print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+            gc.collect()
+            torch.cuda.empty_cache()
+            if args.json:
+                head = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__}
+                with open(args.json, "w") as f:
+                    json.dump(
+                        head | {"python": sys.version.split()[0], "date": datetime.date.today().isoformat(), "rows": rows}, f, indent=1
+                    )
+
+
+if __name__ == "__main__":
+    main()

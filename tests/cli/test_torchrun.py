@@ -1,0 +1,111 @@
+"""`foldfit run` as torchrun starts it, on the CPU."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from foldfit.cli import main
+from foldfit.plans import Plan
+from tests import small
+from tests.runtime.test_ranks import PLANS
+
+ROOT = Path(__file__).parents[2]
+
+
+def saved(folder: Path, size: int, **problem) -> Path:
+    trunk = small.trunk(small.stack("evoformer", 2))
+    plan: Plan = PLANS["blocks recomputed" if problem.get("mode") != "infer" else "whole, kept"](trunk, size, **problem)
+    path = folder / f"plan{size}.json"
+    plan.save(path)
+    return path
+
+
+@contextlib.contextmanager
+def torchrun(size: int, *args: str) -> Iterator[subprocess.Popen]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), "-m", "foldfit", "run", *args]
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finished(size: int, *args: str) -> tuple[int, str, str]:
+    with torchrun(size, *args) as process:
+        out, error = process.communicate(timeout=100)
+        return process.returncode, out, error
+
+
+def test_two_ranks_run_a_plan(tmp_path):
+    code, out, error = finished(2, str(saved(tmp_path, 2)), "--json", "-o", str(tmp_path / "out"))
+    assert code == 0, error
+    measured = json.loads(out)  # one object: the other rank is silent
+    assert len(measured["rank_peaks"]) == 2 and measured["peak_bytes"] == max(measured["rank_peaks"])
+    assert 0 < measured["exposed"] < measured["seconds"]
+    assert json.loads((tmp_path / "out" / "measured.json").read_text()) == measured
+
+
+def test_the_representations_are_those_of_one(tmp_path):
+    files = []
+    for size in (1, 2):
+        files.append(tmp_path / f"{size}.safetensors")
+        plan = saved(tmp_path, size, mode="infer", n_res=6)
+        arguments = [str(plan), "--repeat", "0", "--save", str(files[-1]), "--msa", str(alignment(tmp_path))]
+        code, _, error = finished(size, *arguments)
+        assert code == 0, error
+    one, two = (load_file(f) for f in files)
+    assert all((one[k] - two[k]).norm() <= 1e-5 * one[k].norm() for k in one)
+
+
+def alignment(folder: Path) -> Path:
+    path = folder / "a.a3m"
+    path.write_text(">query\nMKVLAT\n" + "".join(f">s{i}\nMK{a}LAT\n" for i, a in enumerate("ACDEFG")))
+    return path
+
+
+def test_another_number_of_ranks_is_a_line(tmp_path, capsys):
+    path = saved(tmp_path, 2)
+    assert main(["run", str(path)]) == 2
+    assert "the plan is for 2 ranks, 1 was started: torchrun --nproc-per-node 2 -m foldfit run" in capsys.readouterr().err
+    code, _, error = finished(3, str(path))
+    assert code != 0 and "the plan is for 2 ranks, 3 were started" in error
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
+def test_a_rank_that_dies_ends_all(tmp_path):
+    with torchrun(2, str(saved(tmp_path, 2)), "--repeat", "100000") as process:
+        ranks: list[int] = []
+        for _ in range(600):
+            ranks = children(process.pid)
+            if len(ranks) == 2 and all("libtorch_cpu" in maps(p) for p in ranks):
+                break
+            time.sleep(0.1)
+        time.sleep(3)
+        os.kill(ranks[1], signal.SIGKILL)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert not any(Path(f"/proc/{p}").exists() for p in ranks)
+        assert "Signal 9" in error or "SIGKILL" in error
+
+
+def children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(p) for p in path.read_text().split()] if path.exists() else []
+
+
+def maps(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return ""
