@@ -28,7 +28,8 @@ GRAPH_CALL = 3e-6
 @dataclass(frozen=True)
 class Device:
     """`memory`: bytes that the card has; `reserved`: bytes of it that no plan can use. `link`: to other devices of the host,
-    0 where they share the host link; `host_link`: to pinned host memory."""
+    0 where they share the host link; `host_link`: to pinned host memory; `network`: to other hosts, a device (400 Gbit/s, as DGX
+    and HGX systems have), with `per_host` devices each."""
 
     name: str
     memory: int
@@ -37,6 +38,8 @@ class Device:
     source: str
     link: float = 0.0
     host_link: float = 25e9
+    network: float = 50e9
+    per_host: int = 8
     launch_seconds: float = EAGER_CALL
     reserved: int = CONTEXT
     aliases: tuple[str, ...] = field(default=())

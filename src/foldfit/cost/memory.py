@@ -31,7 +31,7 @@ class Slices:
 
     def __init__(self, spec: SubModuleSpec, phase: Phase, axes: tuple[Axis, ...], rows: int, setting: Setting) -> None:
         self.spec, self.phase, self.axes, self.setting = spec, phase, axes, setting
-        self.total = setting.shapes.axes[axes[0][0]][axes[0][1]]
+        self.total = setting.shapes.own(*axes[0])
         self.rows = min(rows, self.total)
         self.count, self.rest = divmod(self.total, self.rows)
 
@@ -44,7 +44,7 @@ class Slices:
 
     def copies(self, rows: int) -> int:
         """Slices of a second axis are copied to be contiguous, their mask too."""
-        return self.bytes("t r n c + t r n", rows)
+        return self.bytes("t r n c + t r n + v r n", rows)
 
     @property
     def sliced(self) -> bool:
@@ -106,27 +106,37 @@ def sub_module_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, settin
     update.update_phase = kernel.update
     cast = parameter_bytes(spec, setting.itemsize, setting.align) if setting.cast else 0
     drop = drop_bytes(spec, setting)
-    shared = shared_grads = 0
+    shared = shared_grads = dense = 0
     share = None
     if spec.shares and kernel.share:
         share = Slices(spec, kernel.share, (spec.shares,), choice.share_rows, setting)
-        each = [share.bytes(dims, share.total) for dims in spec.shared]
+        each = shared_bytes(spec, setting)
         shared, shared_grads = sum(each), sum(each[: len(each) - spec.shared_masks])
-    share_forward = (share.forward() + (shared if share.sliced else 0)) if share else 0
+        # Before ranks sum its gradient, each tensor of it is made contiguous.
+        dense = max(each[: len(each) - spec.shared_masks]) if setting.shapes.ranks > 1 else 0
+    gathered = shared if share and (share.sliced or setting.shapes.ranks > 1) else 0
+    share_forward = share.forward() + gathered if share else 0
     forward = cast + max(share_forward, shared + update.forward())
     recordable = bool(kernel.update.record)
     if choice.recompute or not recordable:
-        back_update = shared + update.backward(shared_grads, kept=False)
+        back_update = shared + max(update.backward(shared_grads, kept=False), shared_grads + dense)
         back_share = share.backward(0, kept=False) + shared_grads if share else 0
         return Bytes(drop + forward, 0, drop + cast + max(share_forward, back_update, back_share), drop + forward)
     share_saved = share.saved_all() if share else 0
     one = shared + share_saved + update.saved_all()
     before = (setting.batch - 1) * one
-    record = max((share.record() + (shared if share.sliced else 0)) if share else 0, shared + share_saved + update.record())
-    back = max(
-        shared + share_saved + update.backward(shared_grads, kept=True), (shared_grads + share.backward(0, kept=True)) if share else 0
-    )
+    record = max(share.record() + gathered if share else 0, shared + share_saved + update.record())
+    back_update = shared + share_saved + max(update.backward(shared_grads, kept=True), shared_grads + dense)
+    back = max(back_update, (shared_grads + share.backward(0, kept=True)) if share else 0)
     return Bytes(drop + cast + before + record, cast + before + one, drop + cast + before + back, drop + forward)
+
+
+def shared_bytes(spec: SubModuleSpec, setting: Setting) -> list[int]:
+    """Of each tensor that all rows share, whole, for one sample."""
+    if not spec.shares:
+        return []
+    sizes = sizes_of(spec, spec.shares, setting.shapes, setting.shapes.axes[spec.shares[0]][spec.shares[1]])
+    return [nbytes(dims, sizes, setting.itemsize, setting.align) for dims in spec.shared]
 
 
 def drop_bytes(spec: SubModuleSpec, setting: Setting) -> int:

@@ -28,14 +28,15 @@ def workspace_bytes(problem: Problem) -> int:
 
 
 def resident_bytes(problem: Problem, align: int) -> tuple[dict[str, int], dict[str, int]]:
-    """By name: what stays during the whole run, and what joins it when backward starts."""
+    """By name: what stays during the whole run, and what joins it when backward starts. Ranks that share a sample have their rows
+    of inputs and outputs, and the whole masks."""
     inputs: dict[str, int] = {}
     masks: dict[str, int] = {}
     outputs: dict[str, int] = {}
     parameters = steps = 0
     for stack in problem.stacks:
         spec, shapes = shapes_of(problem, stack)
-        outputs = {name: problem.batch * shapes.elements(name) * problem.itemsize for name in spec.state}
+        outputs = {name: problem.batch * shapes.own_elements(name) * problem.itemsize for name in spec.state}
         inputs |= outputs
         masks |= {name: problem.batch * shapes.elements(name) // shapes.channels[name] * problem.itemsize for name in spec.state}
         parameters += stack.blocks * sum(parameter_bytes(sub, ITEMSIZE[problem.parameters], align) for sub in spec.sub_modules)

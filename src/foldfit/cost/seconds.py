@@ -49,7 +49,7 @@ def phase_seconds(
     phase: Phase, spec: SubModuleSpec, axis: Axis, rows: int, setting: Setting, device: Device, precision: str
 ) -> tuple[float, float]:
     """Of all slices of one sample, forward and backward."""
-    total = setting.shapes.axes[axis[0]][axis[1]]
+    total = setting.shapes.own(*axis)
     count, rest = divmod(total, min(rows, total))
     forward, back = (count * t for t in call_seconds(phase, spec, axis, setting, min(rows, total), device, precision))
     if rest:

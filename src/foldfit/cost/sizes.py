@@ -1,6 +1,7 @@
 """Sizes: what the role letters of a spec are in a problem."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 
 from foldfit.cost.expression import Sizes
 from foldfit.problem import Problem, Stack
@@ -13,16 +14,27 @@ SDPA_PADDING = 8
 
 @dataclass(frozen=True)
 class Shapes:
-    """The state tensors of one stack in a problem: tensor -> its axes' lengths, without channels; and its channels."""
+    """The state tensors of one stack in a problem: tensor -> its axes' lengths, without channels; and its channels. Each of the
+    `ranks` that share the sample has its rows of one axis: `layout`, by default 0."""
 
     axes: dict[str, tuple[int, ...]]
     channels: dict[str, int]
+    ranks: int = 1
+    layout: dict[str, int] = field(default_factory=dict)
+
+    def own(self, tensor: str, axis: int) -> int:
+        """The most of an axis' rows that one rank has."""
+        whole = self.axes[tensor][axis]
+        return -(-whole // self.ranks) if self.layout.get(tensor, 0) == axis else whole
 
     def elements(self, tensor: str) -> int:
-        total = self.channels[tensor]
-        for length in self.axes[tensor]:
-            total *= length
-        return total
+        """Of the whole tensor."""
+        return self.channels[tensor] * prod(self.axes[tensor])
+
+    def own_elements(self, tensor: str) -> int:
+        """The most that one rank has, whichever axis is shared."""
+        lengths = self.axes[tensor]
+        return self.channels[tensor] * max(-(-n // self.ranks) * (prod(lengths) // n) for n in lengths)
 
 
 def shapes_of(problem: Problem, stack: Stack) -> tuple[StackSpec, Shapes]:
@@ -31,15 +43,18 @@ def shapes_of(problem: Problem, stack: Stack) -> tuple[StackSpec, Shapes]:
     return spec, Shapes(
         {name: tuple(numbers[d] for d in dims[:-1]) for name, dims in spec.state.items()},
         {name: numbers[dims[-1]] for name, dims in spec.state.items()},
+        problem.axial,
     )
 
 
 def sizes_of(spec: SubModuleSpec, axis: Axis, shapes: Shapes, rows: int) -> Sizes:
-    """Of a call on `rows` rows of `axis` (at most all). A slice of the second axis is copied: t = 1."""
-    lengths, a = shapes.axes[axis[0]], axis[1]
-    n = lengths[1 - a] if len(lengths) == 2 else 1
+    """Of a call on `rows` rows of `axis` (at most all of a rank's). A slice of the second axis is copied: t = 1; the mask's alone
+    where the ranks share the other axis: v = 1."""
+    (tensor, a), lengths = axis, shapes.axes[axis[0]]
+    n = shapes.own(tensor, 1 - a) if len(lengths) == 2 else 1
     whole = lengths[a]
     return {
-        "R": whole, "r": min(rows, whole), "n": n, "k": n if len(lengths) == 2 else whole, "t": a,
+        "R": whole, "r": min(rows, shapes.own(tensor, a)), "n": n, "k": n if len(lengths) == 2 else whole, "t": a,
+        "v": int(shapes.ranks > 1 and a == 0 and shapes.layout.get(tensor, 0) == 1),
         "x": spec.widths.get("d", 0) + SDPA_PADDING, **spec.widths,
     }  # fmt: skip

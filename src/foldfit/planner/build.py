@@ -37,13 +37,12 @@ def chain_of(table: OptionTable) -> Chain:
 
 def stage_of(stack: StackOptions, state: int, entry: int) -> Stage:
     subs = []
-    last = {sub.spec.writes[0]: sub.spec.name for sub in stack.sub_modules}
     for sub in stack.sub_modules:
         forward = {o.choice: Forward(o.bytes.forward, o.seconds, o.choice) for o in sub.options if not o.choice.recompute}
         record = tuple(
             Record(o.bytes.inter, o.bytes.saved, o.bytes.back, o.seconds, o.back_seconds, o.choice) for o in sub.options if o.recordable
         )
-        subs.append(Sub(sub.spec.name, sub.written, tuple(forward.values()), record, last[sub.spec.writes[0]] == sub.spec.name))
+        subs.append(Sub(sub.spec.name, sub.written, tuple(forward.values()), record, sub.final))
     return Stage(stack.spec.name, state, tuple(subs), entry)
 
 

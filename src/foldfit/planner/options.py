@@ -4,12 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import msgspec
+
+from foldfit.cost.collectives import all_gather
 from foldfit.cost.database import Corrections, find_costs
 from foldfit.cost.devices import GRAPH_CALL, Device
-from foldfit.cost.memory import Bytes, Setting, sub_module_bytes
+from foldfit.cost.memory import Bytes, Setting, shared_bytes, sub_module_bytes
 from foldfit.cost.seconds import sub_module_seconds
 from foldfit.cost.sizes import Shapes, shapes_of
 from foldfit.cost.trust import distrusted, mark
+from foldfit.planner.layouts import Passage, passages
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
 from foldfit.stacks import StackSpec, SubModuleSpec
@@ -32,19 +36,24 @@ class Option:
     recordable: bool
     measured: bool = False
     """Whether its seconds come from measurements of this kernel."""
+    exposed: float = 0.0
+    back_exposed: float = 0.0
+    """Seconds, of those, of collectives between ranks."""
 
 
 @dataclass(frozen=True)
 class SubModuleOptions:
     spec: SubModuleSpec
     written: int
-    """Bytes of the state tensor it writes."""
+    """Bytes by which a recorded run grows the block: of the tensor it writes, and of what relays leave."""
+    final: bool
+    """Whether they are the block's result."""
     options: tuple[Option, ...]
 
 
 @dataclass(frozen=True)
 class StackOptions:
-    """A stack's part of the option table. `state`: bytes of its state tensors, by name."""
+    """A stack's part of the option table. `state`: bytes of its state tensors, by name, the most that a rank has."""
 
     spec: StackSpec
     blocks: int
@@ -93,12 +102,35 @@ def setting_of(problem: Problem, shapes: Shapes) -> Setting:
 def stack_options(problem: Problem, stack: Stack, device: Device, costs: Corrections | None) -> StackOptions:
     spec, shapes = shapes_of(problem, stack)
     setting = setting_of(problem, shapes)
-    state = {name: problem.batch * shapes.elements(name) * problem.itemsize for name in shapes.axes}
+    state = {name: problem.batch * shapes.own_elements(name) * problem.itemsize for name in shapes.axes}
     subs = []
-    for sub in spec.sub_modules:
-        options = tuple(o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, setting, device, costs))
-        subs.append(SubModuleOptions(sub, state[sub.writes[0]], options))
+    for sub, passage in zip(spec.sub_modules, passages(spec, shapes, device, problem.itemsize, problem.batch, setting.align), strict=True):
+        here = replace(setting, shapes=replace(shapes, layout=passage.layout))
+        options = (o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs))
+        if problem.axial > 1:
+            options = (over_ranks(o, sub, passage, here, device) for o in options)
+        subs.append(SubModuleOptions(sub, passage.written, passage.final, tuple(options)))
     return StackOptions(spec, stack.blocks, shapes, state, tuple(subs))
+
+
+def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Setting, device: Device) -> Option:
+    """The same with the relays around it, and with what ranks share gathered and its gradient summed."""
+    ranks, batch = setting.shapes.ranks, setting.batch
+    size = setting.itemsize * setting.shapes.own_elements(sub.writes[0])
+    shared = shared_bytes(sub, setting)
+    gather = batch * sum(all_gather(device, ranks, each) for each in shared)
+    exposed = passage.seconds + gather
+    summed = batch * sum(all_gather(device, ranks, each) for each in shared[: len(shared) - sub.shared_masks])
+    back_exposed = passage.back_seconds + summed + (gather if option.choice.recompute else 0.0)
+    return replace(
+        option,
+        choice=msgspec.structs.replace(option.choice, layout=passage.text),
+        bytes=passage.around(option.bytes, batch * size),
+        seconds=option.seconds + exposed,
+        back_seconds=option.back_seconds + back_exposed,
+        exposed=exposed,
+        back_exposed=back_exposed,
+    )
 
 
 def kernel_options(
@@ -114,8 +146,8 @@ def kernel_options(
     lengths = setting.shapes.axes[tensor]
     if lengths[axis - 1] % kernel.multiple or not all(low <= sub.widths[role] <= high for role, low, high in kernel.within):
         return
-    total = lengths[axis]
-    shared = setting.shapes.axes[sub.shares[0]][sub.shares[1]] if sub.shares else 0
+    total = setting.shapes.own(tensor, axis)
+    shared = setting.shapes.own(*sub.shares) if sub.shares else 0
     caution = costs.caution(sub, problem.precision, problem.launch, device) if costs else 1.0
     for rows in slice_rows(total):
         # As many rows of the share at a time as of the update, in proportion: its moments are the smaller ones.

@@ -27,14 +27,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Sub:
-    """`written`: bytes of the new version of the state tensor that a recorded run makes."""
+    """`written`: bytes by which a recorded run grows the block: the new version of the state tensor, and what relays leave."""
 
     name: str
     written: int
     forward: tuple[Forward, ...]
     record: tuple[Record, ...]
     final: bool = False
-    """Whether its version is the block's last of that tensor."""
+    """Whether they are the block's result."""
 
 
 @dataclass(frozen=True)

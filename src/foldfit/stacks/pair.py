@@ -64,14 +64,16 @@ def transition(name: str, algorithm: str, tensor: str, c: int, hidden: int) -> S
     parameters["up_w"], parameters["up_b"] = linear("transition1", "c u", "u", "relu")
     parameters["down_w"], parameters["down_b"] = linear("transition2", "u c", "c")
     axis = (tensor, 0)
-    return SubModuleSpec(name, "transition", algorithm, (axis,), axis, {"c": c, "u": hidden}, parameters, RELU_TRANSITION)
+    widths = {"c": c, "u": hidden}
+    return SubModuleSpec(name, "transition", algorithm, (axis,), axis, widths, parameters, RELU_TRANSITION, pointwise=True)
 
 
 def swiglu_transition(name: str, algorithm: str, tensor: str, c: int, hidden: int) -> SubModuleSpec:
     parameters: dict[str, Parameter | None] = norm("norm", "")
     parameters |= {"gate_w": Parameter("c u"), "up_w": Parameter("c u"), "down_w": Parameter("u c")}
     axis = (tensor, 0)
-    return SubModuleSpec(name, "swiglu_transition", algorithm, (axis,), axis, {"c": c, "u": hidden}, parameters, SWIGLU_TRANSITION)
+    widths = {"c": c, "u": hidden}
+    return SubModuleSpec(name, "swiglu_transition", algorithm, (axis,), axis, widths, parameters, SWIGLU_TRANSITION, pointwise=True)
 
 
 def triangle_updates(

@@ -3,6 +3,7 @@
 One letter a ROLE, not a size (`sizes` in cost/sizes.py gives them numbers):
     r rows at hand    R all rows    n the other axis    k keys    c channels in    z channels of the pair or out
     h heads           d head dim    e heads * head dim  u hidden  o p outer-product channels    t 1 if a slice is copied, else 0
+    v the same of its mask alone, where ranks share the other axis
 An expression is a sum of tensors, "r n c + 4 r n e + f32 2 r n": a leading number counts, `f32` fixes 4 bytes an element
 where the others have the storage precision's.
 """
@@ -81,6 +82,8 @@ class SubModuleSpec:
     """The dims of the tensors that `share` yields once gathered; of `shares`' sizes."""
     shared_masks: int = 0
     """How many of them, at the end, are masks and have no gradient."""
+    pointwise: bool = False
+    """Whether it could as well map over the other axis."""
     dropout: float = 0.0
     dropout_over: Literal["r", "n"] = "r"
     """The axis (in mapped order) along which the dropout mask is the same: AF2 Suppl. 1.11.6."""

@@ -1,0 +1,160 @@
+"""Over several ranks: which axis each state tensor is sharded over while a sub-module runs, and what changing it takes.
+
+A block begins and ends with axis 0 everywhere. A sub-module wants the axes that it maps, a pointwise one takes either; what
+it does not touch stays as it is, or moves early if that were cheaper. The fewest seconds of re-laying are a shortest path over
+the layouts of all tensors, sub-module by sub-module (Viterbi 1967).
+"""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+
+from foldfit.cost.collectives import all_to_all
+from foldfit.cost.devices import Device
+from foldfit.cost.memory import Bytes
+from foldfit.cost.sizes import Shapes
+from foldfit.stacks import StackSpec, SubModuleSpec
+
+Layout = dict[str, int]
+"""State tensor -> the axis that it is sharded over."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What lies around one sub-module of a block: the relays before it and, after the last one, home.
+
+    Bytes are a rank's. `written`: by which a recorded block grows, `final`: whether they are handed on; `kept`: originals that records
+    hold beside their copies. Peaks beyond what is alive: `run` of the relays of a run, `before` and `after` of those of a recorded
+    run, both from before the sub-module on, `back` and `back_after` of those of the gradients.
+    """
+
+    layout: Layout
+    written: int
+    final: bool
+    kept: int
+    run: int
+    before: int
+    after: int
+    back: int
+    back_after: int
+    seconds: float
+    back_seconds: float
+
+    @property
+    def text(self) -> str:
+        return " ".join(f"{name}{axis}" for name, axis in self.layout.items())
+
+    def around(self, own: Bytes, target: int) -> Bytes:
+        """A sub-module's bytes with the relays'; `target`: of the new version of what it writes."""
+        inter = max(self.before, self.kept + target + own.inter, self.after) - self.written
+        back = max(self.kept + max(own.back, own.saved + self.back), self.back_after)
+        return Bytes(inter, own.saved, back, max(own.forward, self.run))
+
+
+def wanted(sub: SubModuleSpec) -> Layout:
+    return {} if sub.pointwise else dict((*sub.reads, sub.writes, *((sub.shares,) if sub.shares else ())))
+
+
+def cheapest(spec: StackSpec, seconds: dict[str, float]) -> list[Layout]:
+    """Of each sub-module, such that all relays of a block take the least; `seconds`: of one relay of each tensor. Among equals the
+    one that moves late."""
+    names, home = tuple(spec.state), (0,) * len(spec.state)
+
+    def between(a: tuple[int, ...], b: tuple[int, ...]) -> float:
+        return sum(seconds[name] for name, x, y in zip(names, a, b, strict=True) if x != y)
+
+    reached: dict[tuple[int, ...], tuple[float, list[tuple[int, ...]]]] = {home: (0.0, [])}
+    for sub in spec.sub_modules:
+        options = [(axis,) if (axis := wanted(sub).get(name)) is not None else axes_of(spec, name) for name in names]
+        here = {}
+        for layout in product(*options):
+            best = min(reached, key=lambda old: (reached[old][0] + between(old, layout), old != layout))
+            here[layout] = reached[best][0] + between(best, layout), [*reached[best][1], layout]
+        reached = here
+    # Late: of equal paths the one whose layouts stay longest away from home.
+    end = min(reached, key=lambda last: (round(reached[last][0] + between(last, home), 12), -sum(last)))
+    return [dict(zip(names, layout, strict=True)) for layout in reached[end][1]]
+
+
+def axes_of(spec: StackSpec, name: str) -> tuple[int, ...]:
+    return (0, 1) if len(spec.state[name]) == 3 else (0,)
+
+
+def passages(spec: StackSpec, shapes: Shapes, device: Device, itemsize: int, batch: int, align: int) -> list[Passage]:
+    """Of each sub-module of a block. Alone nothing moves."""
+    one = {name: itemsize * shapes.own_elements(name) for name in spec.state}
+    block = Versions({name: batch * size for name, size in one.items()}, {name: -(-size // align) * align for name, size in one.items()})
+    if shapes.ranks == 1:
+        seconds, layouts = dict.fromkeys(one, 0.0), [dict.fromkeys(one, 0)] * len(spec.sub_modules)
+    else:
+        seconds = {name: batch * all_to_all(device, shapes.ranks, size) for name, size in one.items()}
+        layouts = cheapest(spec, seconds)
+    home = dict.fromkeys(one, 0)
+    out = []
+    for sub, old, layout, new in zip(spec.sub_modules, [home, *layouts], layouts, [*layouts[1:], home], strict=False):
+        arriving, leaving = changed(old, layout), changed(layout, new)
+        ending = leaving if sub is spec.sub_modules[-1] else []
+        departing = arriving if sub is spec.sub_modules[0] else []
+        start = block.alive()
+        before, kept = block.relay(arriving)
+        block.run(sub)
+        grown = block.alive() - start
+        after = grown + block.relay(ending)[0] if ending else 0
+        out.append(Passage(
+            layout if shapes.ranks > 1 else {}, block.alive() - start, False, kept, block.moving(arriving + ending), before, after,
+            block.moving(leaving), block.moving(departing), sum(seconds[n] for n in arriving + ending),
+            sum(seconds[n] for n in leaving + departing),
+        ))  # fmt: skip
+        block.mark()
+    return [replace(p, final=final) for p, final in zip(out, block.handed_on(), strict=True)]
+
+
+def changed(old: Layout, new: Layout) -> list[str]:
+    return [name for name in new if old[name] != new[name]]
+
+
+class Versions:
+    """The versions of the state tensors while a block is recorded, as numbers: which are held, and by whom. The block's inputs, which
+    are not its own, are counted elsewhere. `buffer`: bytes that a relay needs beside its result."""
+
+    def __init__(self, size: dict[str, int], buffer: dict[str, int]) -> None:
+        self.size, self.buffer = size, buffer
+        self.names: list[str] = []
+        """Of every version."""
+        self.state = {name: self.new(name) for name in size}
+        self.inputs = set(self.state.values())
+        self.held = set(self.inputs)
+        self.ends = [len(self.names)]
+        """How many versions there were at the end of each sub-module."""
+
+    def new(self, name: str) -> int:
+        self.names.append(name)
+        return len(self.names) - 1
+
+    def alive(self) -> int:
+        return sum(self.size[self.names[v]] for v in (self.held | set(self.state.values())) - self.inputs)
+
+    def moving(self, names: list[str]) -> int:
+        return max((self.size[name] + self.buffer[name] for name in names), default=0)
+
+    def relay(self, names: list[str]) -> tuple[int, int]:
+        """(peak beyond what was alive, bytes of originals that stay): one tensor after the other."""
+        peak = kept = 0
+        for name in names:
+            peak = max(peak, kept + self.moving([name]))
+            kept += self.size[name] if self.state[name] in self.held else 0
+            self.state[name] = self.new(name)
+        return peak, kept
+
+    def run(self, sub: SubModuleSpec) -> None:
+        """Its record holds what it reads."""
+        self.held |= {self.state[name] for name, _ in (*sub.reads, *((sub.shares,) if sub.shares else ()))}
+        self.state[sub.writes[0]] = self.new(sub.writes[0])
+
+    def mark(self) -> None:
+        self.ends.append(len(self.names))
+
+    def handed_on(self) -> list[bool]:
+        """Of each sub-module: whether all that is left of the versions it made is the block's result."""
+        result = set(self.state.values())
+        made = [set(range(a, b)) & (self.held | result) for a, b in pairwise(self.ends)]
+        return [bool(versions) and versions <= result for versions in made]
