@@ -34,6 +34,8 @@ def problem_of(
     device: str | Device = "cpu",
     memory: str | int = "auto",
     host_memory: str | int = 0,
+    gpus: int = 1,
+    axial: int | None = None,
     costs: str = "",
 ) -> tuple[Problem, Device]:
     """The problem that the arguments of `plan` name, and its device. Raises BadInput."""
@@ -52,7 +54,8 @@ def problem_of(
     return Problem(
         stacks=stacks, n_res=n_res, mode=mode, precision=precision, parameters=parameters, optimizer=optimizer,  # type: ignore[arg-type]
         dropout=mode == "train" if dropout is None else dropout, batch=batch, launch=launch, inputs=inputs, device=found.name,  # type: ignore[arg-type]
-        device_type="cpu" if found.name == "cpu" else "cuda", memory=limit, host_memory=host,
+        device_type="cpu" if found.name == "cpu" else "cuda", memory=limit, host_memory=host, world=gpus,
+        axial=gpus if axial is None else axial,
     ), found  # fmt: skip
 
 
@@ -72,7 +75,8 @@ def plan(model: "Trunk | Iterable[Stack]", *, policy: str = "auto", solver: str 
     has it (default yes). batch: samples. inputs: "kept", or "overwritten" for an inference that writes into its inputs.
     launch: "eager", or "graph" for CUDA graphs, captured at the first call. device: a name of the device table, "cpu", or
     "cuda" for the card in this machine. memory: the limit, bytes or as "16GiB", "80%", "auto". host_memory: pinned memory that
-    block inputs of a training step may wait in, bytes or as "64GiB" (default none). costs: a file of measured
+    block inputs of a training step may wait in, bytes or as "64GiB" (default none). gpus: ranks, a device each, with these limits
+    each; axial: how many of them share one sample (default all). costs: a file of measured
     costs; default: this machine's own or the shipped ones; "modelled": none. policy: auto, none, small, large, chunk, a
     registered name or module:function.
 

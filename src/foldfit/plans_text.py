@@ -1,6 +1,7 @@
 """A plan as a person reads it: a table for a terminal, and for a notebook."""
 
 from html import escape
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from foldfit.units import format_bytes, format_seconds
@@ -18,11 +19,19 @@ def plan_rows(plan: "Plan") -> list[Row]:
     rows = [
         ("trunk", f"{stacks}, {p.n_res} residues" + (f", batch {p.batch}" if p.batch > 1 else "")),
         ("run", f"{p.mode}, {p.precision}, on {p.device}"),
+    ]
+    if p.world > 1:
+        samples = f", {p.world // p.axial} samples" if p.axial < p.world else ""
+        rows.append(("ranks", f"{p.world}, {p.axial} to a sample{samples}; limit and peak are a rank's"))
+    rows += [
         ("policy", plan.policy + (f" (solver {plan.solver})" if plan.policy == "auto" else "")),
         ("limit", format_bytes(p.memory)),
         ("promised peak", f"{format_bytes(plan.promised.peak_bytes)}, at {plan.promised.at}"),
         ("promised time", f"{format_seconds(plan.promised.seconds)} ({plan.costs} costs)"),
     ]
+    if p.axial > 1:
+        rows.append(("collectives", f"{format_seconds(plan.promised.exposed)} of the time, modelled"))
+        rows.append(("layouts", layouts(plan)))
     if plan.promised.host_bytes:
         moved = sum(step.startswith("offload") for step in plan.schedule)
         exposed = format_seconds(plan.promised.exposed) if plan.promised.exposed else "nothing"
@@ -38,6 +47,14 @@ def plan_rows(plan: "Plan") -> list[Row]:
     rows.append(("forward passes", f"{passes:.2f} a block, {len(plan.schedule)} steps"))
     rows += [("resident", f"{name}: {format_bytes(size)}") for name, size in plan.resident.items() if size]
     return rows
+
+
+def layouts(plan: "Plan") -> str:
+    """Of a block's sub-modules: the axis that each tensor is sharded over, and from when on."""
+    lines = []
+    for choices in {tuple(c.layout for c in choices): 0 for choices in plan.choices.values()}:
+        lines.append(" > ".join(f"{layout} x {len(list(same))}" for layout, same in groupby(choices)))
+    return "; ".join(lines)
 
 
 def choice_rows(plan: "Plan") -> list[tuple[str, str, str]]:

@@ -67,6 +67,8 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
                 raise BadInput(f"{name}: expected a whole number of at least 1, got {value!r}")
         if self.world % self.axial:
             raise BadInput(f"axial: expected a divisor of the {self.world} ranks, got {self.axial}")
+        if self.axial > 1 and self.inputs == "overwritten":
+            raise NotSupported("overwritten inputs over several ranks, which re-lay them: keep the inputs")
         if self.axial > 1 and self.launch == "graph":
             raise NotSupported("a CUDA graph over several ranks: launch eagerly")
         if not isinstance(self.host_memory, int) or self.host_memory < 0:

@@ -8,6 +8,7 @@ from foldfit.cli import problem as flags
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_arguments(parser, sizes=False)
+    flags.add_ranks(parser)
     parser.add_argument("--policy", default="auto", help="auto, none, small, large, chunk, or module:function (default auto)")
     parser.add_argument("--limits", default="8GiB,16GiB,24GiB,40GiB,80GiB", help="limits to try beside --memory, by commas")
 

@@ -7,6 +7,7 @@ from foldfit.cli import problem as flags
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_arguments(parser)
+    flags.add_ranks(parser)
     add_policy(parser)
     parser.add_argument("-o", "--output", metavar="plan.json", help="write the plan")
 
@@ -25,4 +26,5 @@ def main(args: argparse.Namespace) -> None:
         plan.save(args.output)
     print(plan.dumps() if args.json else plan)
     if args.output and not args.json:
-        print(f"written to {args.output}; run it with: foldfit run {args.output}")
+        start = f"torchrun --nproc-per-node {problem.world} -m foldfit" if problem.world > 1 else "foldfit"
+        print(f"written to {args.output}; run it with: {start} run {args.output}")

@@ -32,7 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> Non
     add("--launch", choices=("eager", "graph"), default="eager", help="kernel by kernel, or as a CUDA graph (default eager)")
     add("--costs", default="", metavar="FILE", help="measured costs (default: this machine's own, or the shipped ones), or modelled")
     add("--host-memory", default="0", metavar="SIZE", help="pinned host memory for block inputs of a training step (default 0)")
-    add("--memory", default="auto", help="the limit: 16GiB, 16GB, 80%%, or auto for all that the device has (default auto)")
+    add("--inputs", choices=("kept", "overwritten"), default="kept", help="an inference may overwrite them: a copy less (default kept)")
+    add("--memory", default="auto", help="the limit of each device: 16GiB, 16GB, 80%%, or auto for all that it has (default auto)")
+
+
+def add_ranks(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """`several`: whether --gpus takes several numbers."""
+    more = ", or several to compare: 1,2,4,8" if several else ""
+    parser.add_argument("--gpus", default="1", metavar="N", help=f"ranks, a device each, which torchrun starts{more} (default 1)")
+    parser.add_argument("--axial", type=int, metavar="N", help="how many of them share one sample (default: all)")
 
 
 def numbers(text: str | None, flag: str, count: int) -> list[int | None]:
@@ -65,10 +73,20 @@ def device_of(name: str) -> tuple[Device, Literal["cpu", "cuda"]]:
     return device, "cpu" if device.name == "cpu" else "cuda"
 
 
+def gpus_of(text: str) -> list[int]:
+    """Raises BadInput."""
+    if not all(part.strip().isdigit() and int(part) for part in text.split(",")):
+        raise BadInput(f"--gpus {text}: expected whole numbers of at least 1, as 4 or 1,2,4")
+    return [int(part) for part in text.split(",")]
+
+
 def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Problem, Device]:
     """Raises BadInput for flags without sense."""
     from foldfit.stacks import STACKS, stack_spec
 
+    gpus = gpus_of(getattr(args, "gpus", "1"))
+    if len(gpus) > 1:
+        raise BadInput(f"--gpus {args.gpus}: expected one number")
     device, kind = device_of(args.device)
     device = replace(device, costs=args.costs)
     names = args.stack.split(",")
@@ -105,11 +123,13 @@ def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Prob
         parameters=args.parameters or stored,
         optimizer=args.optimizer,
         dropout=args.mode == "train",
-        inputs="kept",
+        inputs=args.inputs,
         batch=args.batch,
         launch=args.launch,
         device=device.name,
         device_type=kind,
         memory=parse_memory(args.memory, device.memory, device.reserved),
         host_memory=parse_host_memory(args.host_memory),
+        world=gpus[0],
+        axial=gpus[0] if getattr(args, "axial", None) is None else args.axial,
     ), device

@@ -12,6 +12,7 @@ from foldfit.planner.policies import BlockChoice, block_choices, find_policy
 from foldfit.planner.simulate import simulate
 from foldfit.planner.solvers import SOLVERS
 from foldfit.planner.table import Chain, Forward, Record, Stage, Sub
+from foldfit.planner.waits import last_sum, waits
 from foldfit.plans import Bound, Choice, Plan, Promise
 from foldfit.units import format_bytes
 
@@ -71,13 +72,16 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
     else:
         bound_seconds = (solution if policy == "auto" else SOLVERS["chain"](chain, problem.memory)).bound_seconds
     resident, backward = resident_bytes(problem, CUDA_ALIGN if problem.device_type == "cuda" else 1)
+    last = last_sum(table)
+    seconds, bound_seconds = timeline.seconds + last, bound_seconds + last
+    exposed = timeline.exposed + waits(table, choices, schedule) + last
     return Plan(
         version=__version__,
         problem=problem,
         policy=policy,
         solver=solver if policy == "auto" else "none",
-        promised=Promise(timeline.peak, timeline.seconds, timeline.peak_at, timeline.host_bytes, timeline.exposed),
-        bound=Bound(bound_seconds, timeline.seconds / bound_seconds - 1),
+        promised=Promise(timeline.peak, seconds, timeline.peak_at, timeline.host_bytes, exposed),
+        bound=Bound(bound_seconds, seconds / bound_seconds - 1),
         costs="measured" if all_measured(table, choices) else "modelled",
         resident=resident | backward,
         choices=choices,
