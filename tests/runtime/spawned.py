@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from foldfit.runtime.launch import leave
+
 
 def on_ranks(size: int, work: Callable[..., None], *args: object) -> None:
     """`work(rank, *args)`, importable. Raises AssertionError with the tracebacks of all ranks that failed."""
@@ -35,5 +37,4 @@ def rank_main(rank: int, size: int, work: Callable[..., None], args: tuple, fold
     except BaseException:
         Path(folder, f"rank{rank}").write_text(f"rank {rank}:\n{traceback.format_exc()}")
         raise SystemExit(1) from None
-    finally:
-        dist.destroy_process_group()
+    leave()

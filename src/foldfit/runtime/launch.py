@@ -1,6 +1,7 @@
 """A run on several ranks, as torchrun starts them: one process a rank, its number in the environment."""
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,14 @@ def joined(problem: Problem) -> Iterator[Ranks]:
     except FoldfitError as error:
         error.args = (f"rank {rank}: {error}",)
         raise
+    leave()
+
+
+def leave() -> None:
+    """Ends the process group. A cycle of frames, which torch's own late imports make, may hold it still: gloo's threads would
+    outlive the interpreter, which aborts then."""
+    gc.collect()
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -92,7 +92,7 @@ class Ranks:
             row = result.numel() // whole[old] if whole[old] else 0
             column = sample.numel() // whole[new] if whole[new] else 0
             sizes = [(b - a) * row for a, b in theirs], [(b - a) * column for a, b in mine]
-            with self.waited(x):
+            with self.waited(sent, received):
                 dist.all_to_all_single(received.view(-1), sent.reshape(-1), *sizes, group=self.group)
             if new == 0:
                 pieces(received, result, old, theirs, unpack=True)
@@ -124,14 +124,14 @@ class Ranks:
                     dist.reduce(whole[start:stop], dist.get_global_rank(self.group, rank), group=self.group)
 
     @contextlib.contextmanager
-    def waited(self, x: Tensor) -> Iterator[None]:
-        """Around a collective on x that what follows needs."""
-        if self.waits is None:
+    def waited(self, *tensors: Tensor) -> Iterator[None]:
+        """Around a collective on these tensors that what follows needs."""
+        cuda = tensors[0].is_cuda
+        begin = None if self.waits is None else mark(cuda)
+        with contextlib.nullcontext() if cuda else let_go(*tensors):
             yield
-            return
-        begin = mark(x.is_cuda)
-        yield
-        self.waits.append((begin, mark(x.is_cuda)))
+        if self.waits is not None and begin is not None:
+            self.waits.append((begin, mark(cuda)))
 
     def begin_sum(self, gradients: Tensor) -> list[dist.Work]:
         """Begins the sum of parameters' gradients over ranks, a mean over samples, beside the computation: wait for what is returned."""
@@ -169,6 +169,18 @@ def pieces(flat: Tensor, x: Tensor, axis: int, spans: list[tuple[int, int]], unp
         piece = flat.view(-1)[at : at + part.numel()].view(part.shape)
         (part if unpack else piece).copy_(piece if unpack else part)
         at += part.numel()
+
+
+@contextlib.contextmanager
+def let_go(*tensors: Tensor) -> Iterator[None]:
+    """Waits until nothing else holds the tensors: gloo's threads do so for a moment after their result is there, and what they
+    hold, nobody can free. After a second it goes on anyway."""
+    storages = [x.untyped_storage() for x in tensors]
+    before = [torch._C._storage_Use_Count(s._cdata) for s in storages]
+    yield
+    end = time.perf_counter() + 1
+    while time.perf_counter() < end and any(torch._C._storage_Use_Count(s._cdata) > n for s, n in zip(storages, before, strict=True)):
+        time.sleep(0)
 
 
 ALONE = Ranks()

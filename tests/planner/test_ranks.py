@@ -1,0 +1,78 @@
+"""Plans for several ranks: made without having them, smaller a rank, and in the option space of one."""
+
+import msgspec
+import pytest
+
+from foldfit.cost.devices import find_device
+from foldfit.errors import BadInput, NotSupported
+from foldfit.planner.api import plan_problem
+from foldfit.planner.build import make_plan
+from foldfit.planner.options import option_table
+from foldfit.planner.ranks import compare_ranks
+from foldfit.problem import Problem, Stack
+
+DEVICE = find_device("H200")
+PROBLEM = Problem(
+    stacks=(Stack("evoformer", 4, 64),), n_res=128, mode="train", precision="bf16", parameters="bf16", dropout=True,
+    device="H200", device_type="cuda", memory=2**35,
+)  # fmt: skip
+
+
+def over(ranks: int, **other) -> Problem:
+    return msgspec.structs.replace(PROBLEM, world=ranks, axial=ranks, **other)
+
+
+def test_more_ranks_hold_less_each():
+    peaks = [make_plan(option_table(over(n), DEVICE), "none").promised.peak_bytes for n in (1, 2, 4, 8)]
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[2] < 0.5 * peaks[0]
+
+
+@pytest.mark.parametrize("policy", ["none", "small", "large", "chunk", "auto"])
+def test_every_policy_has_a_plan_for_a_thousand_ranks(policy):
+    plan = plan_problem(over(1024), DEVICE, policy)
+    assert all(c.layout for choices in plan.choices.values() for c in choices)
+    assert 0 < plan.promised.exposed < plan.promised.seconds
+    assert plan.bound is not None and plan.bound.gap >= 0
+
+
+def test_alone_there_is_no_layout_and_nothing_is_exposed():
+    plan = plan_problem(PROBLEM, DEVICE)
+    assert not any(c.layout for choices in plan.choices.values() for c in choices)
+    assert plan.promised.exposed == 0
+
+
+def test_a_slice_is_of_the_rows_of_one_rank():
+    plan = plan_problem(over(4), DEVICE, "none")
+    (choices,) = plan.choices.values()
+    rows = {c.layout: c.rows for c in choices[:3]}
+    assert rows == {"m0 z0": 16, "m1 z0": 64}  # the transition keeps the column attention's layout, and maps all sequences
+    assert [c.rows for c in choices[3:]] == [32, 32, 32, 32, 32, 128]
+
+
+def test_replicas_need_what_one_does():
+    one, two = (plan_problem(msgspec.structs.replace(PROBLEM, world=n, axial=n // 2), DEVICE) for n in (2, 4))
+    assert two.promised.peak_bytes < one.promised.peak_bytes
+
+
+def test_a_comparison_says_what_more_ranks_buy():
+    rows = compare_ranks(over(1, mode="infer", dropout=False, memory=2**28), DEVICE, [1, 2, 4])
+    assert [r.ranks for r in rows] == [1, 2, 4]
+    assert rows[0].efficiency == 1 and all(r.efficiency and 0 < r.efficiency < 1 for r in rows[1:])
+    assert rows[0].longest < rows[1].longest < rows[2].longest
+    (small,) = compare_ranks(over(1, memory=2**20), DEVICE, [2])
+    assert small.plan is None and small.error is not None and small.error.need > 2**20 and small.efficiency is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"axial": 3}, BadInput),
+        ({"world": 0}, BadInput),
+        ({"launch": "graph"}, NotSupported),
+        ({"mode": "infer", "dropout": False, "inputs": "overwritten"}, NotSupported),
+    ],
+)
+def test_what_ranks_cannot_do_is_said(wrong, error):
+    with pytest.raises(error):
+        msgspec.structs.replace(over(2), **wrong).__post_init__()

@@ -1,0 +1,51 @@
+"""Promised against measured over several ranks, on the CPU: of every rank never above, and of the worst at least 0.90 of it."""
+
+import msgspec
+import pytest
+import torch.distributed as dist
+
+from foldfit.cost.devices import find_device
+from foldfit.planner.build import make_plan
+from foldfit.planner.options import option_table
+from foldfit.plans import Plan
+from foldfit.problem import Problem
+from foldfit.runtime.job import job_of
+from foldfit.runtime.launch import worst
+from foldfit.runtime.measure import measure
+from foldfit.runtime.ranks import Ranks
+from tests.runtime.spawned import on_ranks
+from tests.runtime.test_promise import TRUNKS
+
+POLICIES = ("none", "small", "large", "chunk")
+LIMITS = (0.6, 0.2)
+
+
+def plans(size: int) -> list[Plan]:
+    """Every stack in both modes, sizes that divide and that do not, batches; the policies by turns, and `auto` between them."""
+    device, out = find_device("cpu"), []
+    for i, (name, stacks) in enumerate(TRUNKS.items()):
+        for mode in ("train", "infer"):
+            more = dict(batch=1 + (i + size) % 2, optimizer="adam" if mode == "train" and i % 2 else "none")
+            n_res = 19 if name == "deep" else 24 + i
+            problem = Problem(stacks=stacks, n_res=n_res, mode=mode, dropout=mode == "train", memory=2**40, world=size, axial=size, **more)
+            named = [make_plan(option_table(problem, device), policy) for policy in POLICIES]
+            most, least = (named[p].promised.peak_bytes for p in (0, 3))
+            out.append(named[(i + size) % 4])
+            if (mode == "train") == bool((i + size) % 2) or size == 2:
+                limit = int(least + LIMITS[i % 2] * (most - least))
+                out.append(make_plan(option_table(msgspec.structs.replace(problem, memory=limit), device)))
+    return out
+
+
+def kept(rank: int, size: int) -> None:
+    for plan in plans(size):
+        job = job_of(plan, ranks=Ranks(dist.group.WORLD))
+        measured = worst(measure(job.model, job.inputs, plan, repeat=0, optimizer=job.optimizer)).check()
+        ratio = measured.peak_bytes / plan.promised.peak_bytes
+        assert ratio >= 0.9, f"{plan.problem}, {plan.policy}: {ratio}"
+        assert len(measured.rank_peaks) == size
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_every_rank_keeps_the_promise(size):
+    on_ranks(size, kept, size)
