@@ -27,8 +27,9 @@ def test_tiny_is_measured_kept_and_gone_on_with(few, capsys, tmp_path):
     table = capsys.readouterr().out
     results = read_results(tmp_path / "study.json").results
     assert table == (tmp_path / "study.md").read_text() and (tmp_path / "study.csv").read_text().count("\n") == len(results) + 1
-    by_status = {status: [r for r in results if r.status == status] for status in ("measured", "not planned")}
-    assert len(by_status["measured"]) == 6 and len(by_status["not planned"]) == 6
+    by_status = {status: [r for r in results if r.status == status] for status in ("measured", "predicted")}
+    assert len(by_status["measured"]) == 6 and len(by_status["predicted"]) == 9
+    assert all(r.problem.axial > 1 and f"takes {r.problem.world} devices, 1 here" in r.note for r in by_status["predicted"])
     for r in by_status["measured"]:
         assert 0.9 * r.promised_peak <= r.peak <= r.promised_peak and r.seconds > 0 and r.gap >= 0
     # one row is gone: only it is run again
@@ -45,17 +46,18 @@ def test_another_card_is_predicted_near_the_study(capsys):
     """A V100's rows: our promise of the study's own policies is within 16 % of what the study measured."""
     assert main(["bench", "study", "--device", "V100-32GB", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["results"]
-    assert len(found) == len(study.STUDY) + 7
+    assert len(found) == len(study.STUDY) + 7 + 5
     for r in found:
         row = study.row_of(r["key"])
-        if row and row.gpus == 1 and row.part == "Evoformer training" and row.peak:
-            assert r["status"] == "predicted" and abs(r["promised_peak"] / 2**20 / row.peak - 1) < 0.16
+        if row and row.part == "Evoformer training" and row.peak:
+            off = 0.16 if row.gpus == 1 else 0.25
+            assert r["status"] == "predicted" and abs(r["promised_peak"] / 2**20 / row.peak - 1) < off, r["key"]
 
 
 @pytest.mark.parametrize(("text", "code", "words"), [
     ("{", 2, "no result of foldfit bench"), ('{"schema": 7}', 4, "schema 7"),
     (
-        '{"experiment":"study","scale":"full","device":"B200","machine":"","schema":2,"versions":{},"date":"","results":[]}', 2,
+        '{"experiment":"study","scale":"full","device":"B200","machine":"","schema":3,"versions":{},"date":"","results":[]}', 2,
         "study, scale full, of B200",
     ),
 ])  # fmt: skip

@@ -11,6 +11,7 @@ from foldfit.bench import baseline
 from foldfit.bench.results import Result, Results, read_results
 from foldfit.cli import main
 from foldfit.cost.devices import cpu
+from foldfit.problem import Problem, Stack
 
 FLAGS = ["--blocks", "1", "--mode", "train", "--repeat", "1", "--warmup", "0"]
 CROSSED = [*FLAGS, "--sizes", "4x6,5x7", "--policies", "small,auto", "--solvers", "chain,study", "--limits", "1MiB,64MiB"]
@@ -82,6 +83,7 @@ def test_a_promise_that_breaks_is_kept_as_such_and_said(capsys, tmp_path, monkey
 
 def row(seconds: float, spread: float = 0.01, repeat: int = 5, **other) -> Result:
     plain = dict(key="a", status="measured", promised_peak=100, promised_seconds=1.0, peak=90)
+    plain["problem"] = Problem(stacks=(Stack("pairformer", 1),), n_res=8, memory=2**30)
     return Result(**plain | dict(seconds=seconds, spread=spread, repeat=repeat) | other)
 
 

@@ -213,3 +213,47 @@ def test_ctrl_c_is_one_line(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("foldfit.runtime.measure.measure", interrupted)
     code, _, err = call(capsys, "run", path, "-o", str(tmp_path / "run"))
     assert code == 1 and "interrupted" in err and not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_plans_for_several_devices(capsys, tmp_path):
+    path = tmp_path / "plan.json"
+    code, out, _ = call(capsys, "plan", *BIG, "--gpus", "8", "--axial", "4", "-o", str(path))
+    assert code == 0 and "8, 4 to a sample, 2 samples" in out and "m0 z0 x 1 > m1 z0 x 4" in out
+    assert f"torchrun --nproc-per-node 8 -m foldfit run {path}" in out
+    assert (Plan.load(path).problem.world, Plan.load(path).problem.axial) == (8, 4)
+
+
+def test_numbers_of_devices_are_compared(capsys):
+    flags = ["--n-seq", "64", "--n-res", "96", "--blocks", "1", "--device", "H200", "--memory", "200MB", "--gpus"]
+    code, out, _ = call(capsys, "compare", *flags, "1,2,4", "--policy", "chunk", "--policy", "auto", "--json")
+    rows = json.loads(out)["ranks"]
+    assert code == 0 and [(r["policy"], r["ranks"]) for r in rows] == [(p, n) for p in ("chunk", "auto") for n in (1, 2, 4)]
+    assert rows[0]["efficiency"] == 1 and rows[3]["longest_n_res"] < rows[5]["longest_n_res"]
+    code, out, _ = call(capsys, "compare", *flags, "1,2")
+    assert code == 0 and "100.0 %" in out and len(out.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        (["--gpus", "0"], 2, "--gpus 0: expected whole numbers of at least 1"),
+        (["--gpus", "two"], 2, "--gpus two"),
+        (["--gpus", "2,4"], 2, "expected one number"),
+        (["--gpus", "4", "--axial", "3"], 2, "divisor of the 4 ranks"),
+        (["--gpus", "4", "--axial", "0"], 2, "axial: expected a whole number"),
+        (["--gpus", "2", "--launch", "graph"], 4, "launch eagerly"),
+        (["--gpus", "2", "--mode", "infer", "--inputs", "overwritten"], 4, "keep the inputs"),
+    ],
+)
+def test_devices_without_sense_are_one_line(capsys, more, code, words):
+    got, out, err = call(capsys, "plan", *BIG, *more)
+    assert (got, out) == (code, "") and words in err and err.count("\n") == 1
+
+
+def test_an_inference_into_its_inputs_takes_less(capsys):
+    peaks = []
+    for inputs in ("kept", "overwritten"):
+        code, out, _ = call(capsys, "plan", *TINY, "--inputs", inputs, "--json")
+        assert code == 0
+        peaks.append(json.loads(out)["promised"]["peak_bytes"])
+    assert peaks[1] < peaks[0]

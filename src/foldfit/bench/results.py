@@ -10,20 +10,21 @@ from foldfit.errors import BadInput, NotSupported
 from foldfit.plans import write_text
 from foldfit.problem import Problem
 
-SCHEMA = 2
-Status = Literal["measured", "predicted", "does not fit", "ran out of memory", "promise broken", "not planned"]
+SCHEMA = 3
+Status = Literal["measured", "predicted", "does not fit", "ran out of memory", "promise broken", "failed"]
 NAMES = {name: (f"{name}.json", f"{name}.csv", f"{name}.md") for name in ("study", "bench")}
 """The files of an experiment."""
 
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One row: bytes and seconds; what was not measured, or does not fit, is 0. Of a row that does not fit `promised_peak` is
-    what it needs. `seconds` is the median of `repeat` runs, `spread` their interquartile range."""
+    what it needs. `seconds` is the median of `repeat` runs, `spread` their interquartile range; `exposed`: those of the seconds in
+    which several ranks, or copies to the host, are waited for."""
 
     key: str
     status: Status
     note: str = ""
-    problem: Problem | None = None
+    problem: Problem
     policy: str = ""
     solver: str = ""
     kernels: tuple[str, ...] = ()
@@ -31,10 +32,12 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     costs: str = ""
     promised_peak: int = 0
     promised_seconds: float = 0.0
+    promised_exposed: float = 0.0
     gap: float = 0.0
     peak: int = 0
     activation: int = 0
     seconds: float = 0.0
+    exposed: float = 0.0
     spread: float = 0.0
     repeat: int = 0
 

@@ -12,8 +12,9 @@ import msgspec
 
 from foldfit._version import __version__
 from foldfit.bench.results import Result, Results, read_results
+from foldfit.bench.torchrun import run_on_ranks
 from foldfit.cost.devices import Device, cores
-from foldfit.errors import BadInput, DoesNotFit
+from foldfit.errors import BadInput, DoesNotFit, FoldfitError
 from foldfit.planner.build import make_plan
 from foldfit.planner.options import OptionTable, option_table
 from foldfit.plans import Plan
@@ -25,14 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """One row to be. `key` names it among all of its experiment; without a problem it is not planned, because of `note`."""
+    """One row to be. `key` names it among all of its experiment."""
 
     key: str
-    problem: Problem | None
+    problem: Problem
     policy: str
     solver: str = "chain"
     kernels: tuple[str, ...] = ()
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def header(experiment: str, scale: str, device: Device, here: bool) -> Results:
 
 def bench(
     cases: Iterable[Case], head: Results, device: Device, here: bool, path: Path | None = None, runs: Runs | None = None,
-    on_case: Callable[[str], None] | None = None,
+    on_case: Callable[[str], None] | None = None, ranks: int = 1,
 ) -> Results:  # fmt: skip
-    """Every case planned; run where the device is `here`. Rows that `path` has already, from the same experiment, machine and
-    versions, are taken from there. Raises BadInput for a file of another origin."""
+    """Every case planned; run where the device is `here`, and as many `ranks` of it as the case wants. Rows that `path` has
+    already, from the same experiment, machine and versions, are taken from there. Raises BadInput for a file of another origin."""
     before = read_results(path) if path and path.exists() else head
     if not head.same_origin(before):
         raise BadInput(f"{path} is {before.origin}; this is {head.origin}: give another -o, or --force")
@@ -70,28 +70,26 @@ def bench(
             continue
         if on_case:
             on_case(case.key)
-        done[case.key] = one(case, device, here, runs or Runs())
+        done[case.key] = one(case, device, ranks if here else 0, runs or Runs())
         if path:
             msgspec.structs.replace(head, results=tuple(done.values())).save(path)
     return msgspec.structs.replace(head, results=tuple(done.values()))
 
 
-def one(case: Case, device: Device, here: bool, runs: Runs) -> Result:
-    plain = Result(
-        key=case.key, status="not planned", note=case.note, problem=case.problem, policy=case.policy, solver=case.solver,
-        kernels=case.kernels,
-    )  # fmt: skip
-    if case.problem is None:
-        return plain
+def one(case: Case, device: Device, ranks: int, runs: Runs) -> Result:
+    """`ranks`: how many can run here."""
+    plain = Result(key=case.key, status="predicted", problem=case.problem, policy=case.policy, solver=case.solver, kernels=case.kernels)
     try:
         plan = make_plan(only(option_table(case.problem, device), case.kernels), case.policy, case.solver)
     except DoesNotFit as error:
         return msgspec.structs.replace(plain, status="does not fit", note=error.where, promised_peak=error.need)
     predicted = msgspec.structs.replace(
-        plain, status="predicted", costs=plan.costs, promised_peak=plan.promised.peak_bytes, promised_seconds=plan.promised.seconds,
-        gap=plan.bound.gap if plan.bound else 0.0,
+        plain, costs=plan.costs, promised_peak=plan.promised.peak_bytes, promised_seconds=plan.promised.seconds,
+        gap=plan.bound.gap if plan.bound else 0.0, promised_exposed=plan.promised.exposed,
     )  # fmt: skip
-    return run(plan, predicted, runs) if here else predicted
+    if 0 < ranks < case.problem.world:
+        return msgspec.structs.replace(predicted, note=f"predicted: it takes {case.problem.world} devices, {ranks} here")
+    return run(plan, predicted, runs) if ranks else predicted
 
 
 def only(table: OptionTable, kernels: tuple[str, ...]) -> OptionTable:
@@ -115,14 +113,16 @@ def run(plan: Plan, predicted: Result, runs: Runs) -> Result:
     from torch import OutOfMemoryError
 
     try:
-        m = measured(plan, runs)
+        m = measured(plan, runs) if plan.problem.world == 1 else run_on_ranks(plan, runs.repeat)
+    except FoldfitError as error:
+        return msgspec.structs.replace(predicted, status="failed", note=str(error))
     except OutOfMemoryError as error:
         return msgspec.structs.replace(predicted, status="ran out of memory", note=str(error).splitlines()[0])
     finally:
         gc.collect()
     return msgspec.structs.replace(
         predicted, status="measured" if m.kept else "promise broken", peak=m.peak_bytes, activation=m.activation_bytes,
-        seconds=m.seconds, spread=m.spread, repeat=m.repeat,
+        seconds=m.seconds, spread=m.spread, repeat=m.repeat, exposed=m.exposed,
     )  # fmt: skip
 
 

@@ -1,11 +1,12 @@
 """The study's tables: every row of its Experiment section, with its figures, as a problem and a policy of ours.
 
 Its policies by name: PASSingle with `small` or `large` (training on one GPU), PASExtraSingle (extra MSA: slices recomputed one
-by one, our `chunk`), PASSingleInference (`direct` is our `none`, `chunk`); PASDAP and PASDAPInference shard over GPUs.
+by one, our `chunk`), PASSingleInference (`direct` is our `none`, `chunk`); PASDAP and PASDAPInference are the same policies over
+GPUs that share the sample ("axial", "axial + chunk").
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from foldfit.bench.runner import Case
@@ -70,13 +71,13 @@ SHRINK = {"n_seq": 16, "n_res": 16, "blocks": 12}
 
 
 def with_auto(rows: list[Row]) -> list[Row]:
-    """After the rows of each experiment on one GPU, ours."""
+    """After the rows of each experiment on so many GPUs, ours."""
     out: list[Row] = []
     for i, row in enumerate(rows):
         out.append(row)
-        last = i + 1 == len(rows) or (rows[i + 1].part, rows[i + 1].n_seq, rows[i + 1].n_res) != (row.part, row.n_seq, row.n_res)
-        if last:
-            out.append(Row(row.part, row.stack, row.n_seq, row.n_res, row.blocks, row.mode, row.precision, 1, "auto", None, None, None))
+        after = rows[i + 1] if i + 1 < len(rows) else None
+        if not after or (after.part, after.n_seq, after.n_res, after.gpus) != (row.part, row.n_seq, row.n_res, row.gpus):
+            out.append(replace(row, policy="auto", peak=None, activation=None, ms=None))
     return out
 
 
@@ -89,7 +90,7 @@ def problem_of(row: Row, scale: Scale, device: str, memory: int) -> Problem:
     return Problem(
         stacks=(Stack(row.stack, blocks, n_seq),), n_res=n_res, mode=row.mode, precision=precision,
         parameters="fp32" if precision == "fp32" else "fp16", dropout=row.mode == "train", memory=memory, device=device,
-        device_type=device_type,
+        device_type=device_type, world=row.gpus, axial=row.gpus,
     )  # fmt: skip
 
 
@@ -98,8 +99,7 @@ def cases(scale: Scale, device: str, limits: dict[str, int]) -> Iterator[Case]:
     largest = max(limits, key=lambda name: limits[name])
     for row in with_auto(STUDY):
         for name in sorted(limits, key=lambda name: limits[name]) if row.policy == "auto" else [largest]:
-            problem = problem_of(row, scale, device, limits[name]) if row.gpus == 1 else None
-            yield Case(f"{row.key} @ {name}", problem, row.policy, note="" if problem else "several GPUs are to come")
+            yield Case(f"{row.key} @ {name}", problem_of(row, scale, device, limits[name]), row.policy)
 
 
 def row_of(key: str) -> Row | None:

@@ -9,11 +9,11 @@ from foldfit.bench.study import Row, row_of
 MIB = 2**20
 STUDY_HEAD = (
     "part", "n_seq", "n_res", "GPUs", "policy", "limit GiB", "study peak MB", "study activation MB", "study ms", "promised MB",
-    "measured MB", "activation MB", "promised ms", "measured ms", "bound within %", "status",
+    "measured MB", "activation MB", "promised ms", "measured ms", "exposed ms", "bound within %", "status",
 )  # fmt: skip
 HEAD = (
-    "trunk", "n_res", "run", "policy", "kernels", "limit GiB", "promised MiB", "measured MiB", "ratio", "activation MiB", "promised ms",
-    "ms", "spread ms", "runs", "bound within %", "status",
+    "trunk", "n_res", "run", "ranks", "policy", "kernels", "limit GiB", "promised MiB", "measured MiB", "ratio", "activation MiB",
+    "promised ms", "ms", "spread ms", "runs", "bound within %", "status",
 )  # fmt: skip
 
 
@@ -29,22 +29,23 @@ def study_cells(row: Row, r: Result) -> tuple[str, ...]:
     figures = (row.peak, row.activation, row.ms)
     theirs = ("", "", "") if row.policy == "auto" else tuple("OOM" if row.peak is None else number(x or 0) for x in figures)
     ours = [number(r.promised_peak, MIB), number(r.peak, MIB), number(r.activation, MIB)]
-    ours += [number(1e3 * r.promised_seconds), number(1e3 * r.seconds)]
+    exposed = number(1e3 * (r.exposed if r.seconds else r.promised_exposed))
+    ours += [number(1e3 * r.promised_seconds), number(1e3 * r.seconds), exposed]
     if r.status == "does not fit":
         ours[0] = "OOM"
-    limit = number(r.problem.memory, 2**30, 1) if r.problem else ""
+    limit = number(r.problem.memory, 2**30, 1)
     gap = f"{100 * r.gap:.2f}" if r.promised_seconds else ""
     return (row.part, str(row.n_seq), str(row.n_res), str(row.gpus), row.policy, limit, *theirs, *ours, gap, status(r, "MB"))
 
 
 def cells(r: Result) -> tuple[str, ...]:
     p = r.problem
-    assert p is not None
     trunk = " + ".join(f"{s.blocks} x {s.name}" + (f" ({s.rows} rows)" if s.rows else "") for s in p.stacks)
     by = f"{r.policy} ({r.solver})" if r.policy == "auto" and p.mode == "train" else r.policy
     planned = r.status != "does not fit"
     return (
-        trunk, str(p.n_res), f"{p.mode}, {p.precision}", by, " ".join(r.kernels) or "all", number(p.memory, 2**30, 2),
+        trunk, str(p.n_res), f"{p.mode}, {p.precision}", str(p.world) + (f" ({p.axial} a sample)" if p.axial < p.world else ""), by,
+        " ".join(r.kernels) or "all", number(p.memory, 2**30, 2),
         number(r.promised_peak, MIB, 1) if planned else "OOM", number(r.peak, MIB, 1),
         number(r.peak / r.promised_peak, 1, 4) if r.peak else "", number(r.activation, MIB, 1), number(1e3 * r.promised_seconds, 1, 2),
         number(1e3 * r.seconds, 1, 2), number(1e3 * r.spread, 1, 2), str(r.repeat or ""),

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("what", nargs="?", default="", metavar="study | FILE", help="study: every table of the study that foldfit grew from; a problem or "
         "plan file; with --baseline, results made before; without it, the problem of the flags")  # fmt: skip
     flags.add_arguments(parser)
+    flags.add_ranks(parser, several=True)
     add("--sizes", default="", help="several, by commas: n_seq x n_res, as 128x256,512x384; n_res alone without an MSA")
     add("--policies", default="auto", help="by commas (default auto)")
     add("--solvers", default="chain", help="of auto in training, by commas (default chain)")
@@ -97,7 +98,7 @@ def made(args: argparse.Namespace) -> "Results":
         for each in NAMES[name]:
             (folder / each).unlink(missing_ok=True)
     tell = (lambda key: print(f"\r{key}\033[K", end="", file=sys.stderr)) if sys.stderr.isatty() else None
-    results = bench(cases, head, device, here, path, runs, tell)
+    results = bench(cases, head, device, here, path, runs, tell, ranks_of(device) if here else 1)
     if tell:
         print("\r\033[K", end="", file=sys.stderr)
     if folder:
@@ -108,6 +109,8 @@ def made(args: argparse.Namespace) -> "Results":
 
 def asked(args: argparse.Namespace) -> "tuple[list[Case], Device, bool, Runs]":
     """Cases, their device, whether it is here, how often they run."""
+    import msgspec
+
     from foldfit.bench import study
     from foldfit.bench.runner import Runs
     from foldfit.bench.sweep import Sweep, read_problem, sized
@@ -115,6 +118,9 @@ def asked(args: argparse.Namespace) -> "tuple[list[Case], Device, bool, Runs]":
     from foldfit.units import parse_memory
 
     runs = Runs(args.repeat, args.warmup)
+    gpus = flags.gpus_of(args.gpus)
+    if len(gpus) > 1 and args.axial is not None:
+        raise BadInput("--axial with several --gpus: each number of them shares one sample")
     if args.what == "study":
         only(args, OF_STUDY, "the study")
         device = replace(flags.device_of(args.device)[0], costs=args.costs)
@@ -134,6 +140,7 @@ def asked(args: argparse.Namespace) -> "tuple[list[Case], Device, bool, Runs]":
             only(args, set(vars(args)) - {"n_seq", "n_res", "msa"}, "--sizes")
             args.n_res = 1
             args.n_seq = ",".join("1" for _ in args.stack.split(","))
+        args.gpus = str(gpus[0])
         problem, device = flags.problem_of(args)
         limits, measured = {args.memory: problem.memory}, not args.predict and args.device in ("cpu", "cuda")
     if args.limits:
@@ -141,7 +148,18 @@ def asked(args: argparse.Namespace) -> "tuple[list[Case], Device, bool, Runs]":
     sets = [() if text == "all" else tuple(text.split(",")) for text in args.kernels] or [()]
     sweep = Sweep(limits, tuple(args.policies.split(",")), tuple(args.solvers.split(",")), tuple(sets))
     problems = sized(problem, args.sizes) if args.sizes else [problem]
+    if len(gpus) > 1:  # the numbers of --gpus take the place of the problem's own
+        problems = [msgspec.structs.replace(p, world=n, axial=n) for p in problems for n in gpus]
     return list(sweep.cases(problems)), device, measured, runs
+
+
+def ranks_of(device: "Device") -> int:
+    """How many of this machine's device there are."""
+    if device.name == "cpu":
+        return 1
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def here(device: "Device") -> bool:

@@ -1,0 +1,45 @@
+"""Bench cases that take several ranks: run where there are enough devices, predicted where not."""
+
+import json
+
+import msgspec
+
+from foldfit.bench.runner import Case, Runs, bench, header
+from foldfit.cli import main
+from foldfit.cost.devices import cpu
+from foldfit.problem import Problem
+from tests import small
+
+PROBLEM = Problem(stacks=(small.stack("evoformer", 2, 5),), n_res=6, memory=2**30, world=2, axial=2)
+
+
+def found(problem: Problem, ranks: int):
+    results = bench([Case("a case", problem, "none")], header("bench", "full", cpu(), True), cpu(), True, None, Runs(), ranks=ranks)
+    return results.results[0]
+
+
+def test_enough_devices_run_it():
+    r = found(PROBLEM, 2)
+    assert r.status == "measured" and 0.9 * r.promised_peak <= r.peak <= r.promised_peak
+    assert 0 < r.exposed < r.seconds and r.promised_exposed > 0
+
+
+def test_too_few_devices_predict_it():
+    r = found(msgspec.structs.replace(PROBLEM, world=4), 2)
+    assert (r.status, r.note) == ("predicted", "predicted: it takes 4 devices, 2 here")
+
+
+def test_ranks_that_fail_are_a_row_that_says_so(monkeypatch):
+    plan = "foldfit.bench.torchrun.Plan.save"
+    monkeypatch.setattr(plan, lambda self, path: path.write_text("{"))
+    r = found(PROBLEM, 2)
+    assert r.status == "failed" and "foldfit run:" in r.note
+
+
+def test_several_numbers_of_devices_are_crossed(capsys):
+    flags = ["--blocks", "1", "--device", "H200", "--sizes", "64x64,64x96", "--gpus", "1,2,8", "--json"]
+    assert main(["bench", *flags]) == 0
+    rows = json.loads(capsys.readouterr().out)["results"]
+    assert [r["problem"]["world"] for r in rows] == [1, 2, 8] * 2 and {r["status"] for r in rows} == {"predicted"}
+    assert main(["bench", *flags, "--axial", "2"]) == 2
+    assert "each number of them shares one sample" in capsys.readouterr().err
