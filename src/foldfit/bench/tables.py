@@ -13,7 +13,7 @@ STUDY_HEAD = (
 )  # fmt: skip
 HEAD = (
     "trunk", "n_res", "run", "ranks", "policy", "kernels", "limit GiB", "promised MiB", "measured MiB", "ratio", "activation MiB",
-    "promised ms", "ms", "spread ms", "runs", "bound within %", "status",
+    "promised ms", "ms", "spread ms", "exposed ms", "runs", "bound within %", "status",
 )  # fmt: skip
 
 
@@ -48,7 +48,8 @@ def cells(r: Result) -> tuple[str, ...]:
         " ".join(r.kernels) or "all", number(p.memory, 2**30, 2),
         number(r.promised_peak, MIB, 1) if planned else "OOM", number(r.peak, MIB, 1),
         number(r.peak / r.promised_peak, 1, 4) if r.peak else "", number(r.activation, MIB, 1), number(1e3 * r.promised_seconds, 1, 2),
-        number(1e3 * r.seconds, 1, 2), number(1e3 * r.spread, 1, 2), str(r.repeat or ""),
+        number(1e3 * r.seconds, 1, 2), number(1e3 * r.spread, 1, 2),
+        number(1e3 * (r.exposed if r.seconds else r.promised_exposed), 1, 2), str(r.repeat or ""),
         f"{100 * r.gap:.2f}" if r.promised_seconds else "", status(r, "MiB"),
     )  # fmt: skip
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 from math import isclose
 from typing import Any
 
+import msgspec
+
 from foldfit._version import __version__
 from foldfit.bench.baseline import compare as changed
 from foldfit.bench.results import Results
@@ -16,25 +18,27 @@ from foldfit.planner.breakdown import breakdown
 from foldfit.planner.build import chain_of
 from foldfit.planner.lengths import needs
 from foldfit.planner.options import CUDA_ALIGN, option_table
+from foldfit.planner.waits import last_sum, waits
 from foldfit.plans import Plan
-from foldfit.report.run import Candidate, Peak, Run, Sheet, join
+from foldfit.report.run import FROM_HOST, TO_HOST, Candidate, Peak, Run, Scaled, Series, Sheet, Transfer, join
 
 
-def planned_peaks(plan: Plan, steps: list[dict[str, Any]]) -> list[Peak]:
-    """What the planner expected of each sub-module, by the costs that the plan stands on where they are still there, beside the
-    measured steps."""
+def planned_peaks(plan: Plan, steps: list[dict[str, Any]]) -> tuple[list[Peak], list[Transfer]]:
+    """What the planner expected of each sub-module, beside the measured steps, and of copies to the host: by the costs that the
+    plan stands on where they are still there."""
     device = find_device(plan.problem.device)
     stays = resident_bytes(plan.problem, CUDA_ALIGN if plan.problem.device_type == "cuda" else 1)
-    found: list[Peak] = []
+    found: list[tuple[list[Peak], list[Transfer]]] = []
     for costs in ("", "modelled"):
         table = option_table(plan.problem, replace(device, costs=costs))
         writes = {stack.spec.name: [sub.spec.writes[0] for sub in stack.sub_modules] for stack in table.stacks}
         timeline, parts = breakdown(chain_of(table), plan.choices, plan.schedule, writes, *stays)
-        peaks = join(timeline.moments, steps, parts)
-        if isclose(timeline.seconds, plan.promised.seconds, rel_tol=1e-6):
-            return peaks
-        found = found or peaks
-    return found
+        peaks = join(timeline.moments, steps, parts, waits(table, plan.choices, plan.schedule))
+        copies = [Transfer(TO_HOST if c.leaves else FROM_HOST, c.step, c.begin, c.end - c.begin) for c in timeline.copies]
+        if isclose(timeline.seconds + last_sum(table), plan.promised.seconds, rel_tol=1e-6):
+            return peaks, copies
+        found.append((peaks, copies))
+    return found[0]
 
 
 def planned_run(name: str, plan: Plan, measured: dict[str, Any]) -> Run:
@@ -42,7 +46,8 @@ def planned_run(name: str, plan: Plan, measured: dict[str, Any]) -> Run:
     count in another way."""
     if plan.version != __version__:
         raise NotSupported(f"{name}: the plan was made by foldfit {plan.version}, this is {__version__}: plan and run again")
-    return Run(name, plan, measured, planned_peaks(plan, measured["steps"]))
+    peaks, copies = planned_peaks(plan, measured["steps"])
+    return Run(name, plan, measured, peaks, copies=copies)
 
 
 def run_of(name: str, plan: Plan, measured: dict[str, Any]) -> Run:
@@ -67,4 +72,20 @@ def sheet_of(name: str, results: Results, baseline: Results | None = None) -> Sh
     """Raises BadInput where the baseline is of another experiment or machine."""
     changes = str(changed(baseline, results)) if baseline else ""
     tiny = "; sizes and blocks are the study's divided by 16 and 12, its own figures are in full" if results.scale == "tiny" else ""
-    return Sheet(name, f"{results.origin}, {results.date}{tiny}", *lines_of(results), changes)
+    return Sheet(name, f"{results.origin}, {results.date}{tiny}", *lines_of(results), changes, series_of(results))
+
+
+def series_of(results: Results) -> list[Series]:
+    """The same problem under the same policy on several numbers of ranks that share a sample."""
+    out: dict[tuple, Series] = {}
+    for r in results.results:
+        if r.promised_seconds and r.problem.world == r.problem.axial:
+            alone = msgspec.structs.replace(r.problem, world=1, axial=1)
+            key = (msgspec.json.encode(alone), r.policy, r.solver, r.kernels)
+            p = r.problem
+            stacks = " + ".join(f"{s.blocks} x {s.name} {s.rows or ''}".strip() for s in p.stacks)
+            name = f"{stacks}, {p.n_res}, {p.mode}, {p.precision}, {r.policy}"
+            series = out.setdefault(key, Series(name, []))
+            point = (r.seconds, r.exposed) if r.seconds else (r.promised_seconds, r.promised_exposed)
+            series.points.append(Scaled(p.axial, *point, measured=bool(r.seconds)))
+    return [series for series in out.values() if len({p.ranks for p in series.points}) > 1]

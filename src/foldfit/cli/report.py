@@ -43,6 +43,7 @@ def main(args: argparse.Namespace) -> None:
     sheets = [sheet_of(name, results, first if i else None) for i, (name, results) in enumerate(benches)]
     files = {f"{i}-{run.name}-{name}.svg": svg for i, run in enumerate(runs, 1) for name, svg in drawn[i - 1].items()}
     files |= {"plans.svg": overview} if runs else {}
+    files |= {f"{sheet.name}-scaling.svg": curves.scaling(sheet.series) for sheet in sheets if sheet.series}
     if args.pictures:
         refuse_to_overwrite(args, [Path(args.pictures) / name for name in files])
         for name, svg in files.items():

@@ -7,13 +7,10 @@ of H ranks sends with H of them. The volumes are those of the bandwidth-optimal 
 
 from foldfit.cost.devices import Device
 
-LATENCY = 3e-5
-"""Seconds of a collective of hardly any bytes within a host, launch included; between hosts twice that. An assumption: nothing of
-it was measured."""
-
 
 def latency(device: Device, ranks: int) -> float:
-    return LATENCY * (1 if ranks <= device.per_host else 2)
+    """Between hosts twice that of one."""
+    return device.collective_seconds * (1 if ranks <= device.per_host else 2)
 
 
 def link(device: Device) -> float:

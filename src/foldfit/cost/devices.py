@@ -21,6 +21,10 @@ CPU_CALL = 9e-6
 """The same where nothing is launched to a device."""
 
 
+COLLECTIVE, CPU_COLLECTIVE = 3e-5, 3e-4
+"""Seconds of a collective of hardly any bytes within a host, launch included: by NCCL, and by gloo between processes. Assumptions:
+neither was measured on a machine of its own."""
+
 GRAPH_CALL = 3e-6
 """Seconds between kernels of a CUDA graph, fitted with the shares of cost/seconds.py."""
 
@@ -29,7 +33,7 @@ GRAPH_CALL = 3e-6
 class Device:
     """`memory`: bytes that the card has; `reserved`: bytes of it that no plan can use. `link`: to other devices of the host,
     0 where they share the host link; `host_link`: to pinned host memory; `network`: to other hosts, a device (400 Gbit/s, as DGX
-    and HGX systems have), with `per_host` devices each."""
+    and HGX systems have), with `per_host` devices each. `collective_seconds`: latency of a collective within a host."""
 
     name: str
     memory: int
@@ -40,6 +44,7 @@ class Device:
     host_link: float = 25e9
     network: float = 50e9
     per_host: int = 8
+    collective_seconds: float = COLLECTIVE
     launch_seconds: float = EAGER_CALL
     reserved: int = CONTEXT
     aliases: tuple[str, ...] = field(default=())
@@ -76,6 +81,7 @@ def cpu() -> Device:
     return Device(
         "cpu", memory, 16e9 * n, {"fp32": 90e9 * n, "tf32": 90e9 * n, "bf16": 60e9 * n, "fp16": 15e9 * n},
         "an assumption: 90 GFLOP/s and 16 GB/s a core; memory is what is free now", host_link=10e9, launch_seconds=CPU_CALL, reserved=0,
+        collective_seconds=CPU_COLLECTIVE,
     )  # fmt: skip
 
 

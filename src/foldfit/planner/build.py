@@ -74,7 +74,7 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
     resident, backward = resident_bytes(problem, CUDA_ALIGN if problem.device_type == "cuda" else 1)
     last = last_sum(table)
     seconds, bound_seconds = timeline.seconds + last, bound_seconds + last
-    exposed = timeline.exposed + waits(table, choices, schedule) + last
+    exposed = timeline.exposed + sum(waits(table, choices, schedule)) + last
     return Plan(
         version=__version__,
         problem=problem,

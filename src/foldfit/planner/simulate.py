@@ -25,6 +25,16 @@ class Moment:
         return self.sub_module in (COPY, WAIT, ROOM)
 
 
+@dataclass(frozen=True)
+class Copy:
+    """Of a block's input, beside the computation: its step, whether it goes to the host, seconds at which it begins and ends."""
+
+    step: str
+    leaves: bool
+    begin: float
+    end: float
+
+
 WORDS = {"check": 1, "load": 1, "free": 1, "backward": 1, "run": 2, "record": 2, "offload": 1, "drop": 1, "fetch": 1}
 """How many words follow the verb of a step."""
 
@@ -34,6 +44,7 @@ class Timeline:
     """`host_bytes`: of the buffers that hold block inputs on the host, each kept for the next input of its size."""
 
     moments: list[Moment] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
     host_bytes: int = 0
 
     @property
@@ -164,7 +175,9 @@ class Simulator:
             self.buffers[size] -= 1
         else:
             self.timeline.host_bytes += size
-        self.arrival[block] = self.out_clock = max(self.clock, self.out_clock) + size / self.chain.host_link
+        begin = max(self.clock, self.out_clock)
+        self.arrival[block] = self.out_clock = begin + size / self.chain.host_link
+        self.timeline.copies.append(Copy(step, True, begin, self.out_clock))
 
     def do_drop(self, step: str, block: int) -> None:
         held = self.checkpoints.get(block)
@@ -178,7 +191,9 @@ class Simulator:
         self.checkpoints[block] = Buffer(size)
         alive = self.alive()
         self.note(step, ROOM, alive, alive, 0.0)
-        self.arrival[block] = self.back_clock = max(self.clock, self.back_clock) + size / self.chain.host_link
+        begin = max(self.clock, self.back_clock)
+        self.arrival[block] = self.back_clock = begin + size / self.chain.host_link
+        self.timeline.copies.append(Copy(step, False, begin, self.back_clock))
 
     def wait(self, step: str, block: int) -> None:
         """The computation goes on when the copy of a block's input is there."""

@@ -9,11 +9,12 @@ from foldfit.plans import Choice
 from foldfit.problem import ITEMSIZE
 
 
-def waits(table: OptionTable, choices: Mapping[str, Sequence[Choice]], schedule: Sequence[str]) -> float:
-    """Of relays and gathers, which the computation waits for at every step."""
+def waits(table: OptionTable, choices: Mapping[str, Sequence[Choice]], schedule: Sequence[str]) -> list[float]:
+    """Of relays and gathers: of each sub-module that runs, recorded, plainly or back, in the schedule's order."""
     stack_of = [stack for stack in table.stacks for _ in range(stack.blocks)]
     found = {id(sub): {o.choice: (o.exposed, o.back_exposed) for o in sub.options} for stack in table.stacks for sub in stack.sub_modules}
-    total, recorded = 0.0, {}
+    out: list[float] = []
+    recorded: dict[str, str] = {}
     for step in schedule:
         verb, block, name = (*step.split(), "", "")[:3]
         if verb == "record":
@@ -21,8 +22,9 @@ def waits(table: OptionTable, choices: Mapping[str, Sequence[Choice]], schedule:
         if verb in ("run", "record", "backward"):
             subs = stack_of[int(block)].sub_modules
             chosen = choices[name or recorded[block]]
-            total += sum(found[id(sub)][choice][verb == "backward"] for sub, choice in zip(subs, chosen, strict=True))
-    return total
+            each = [found[id(sub)][choice] for sub, choice in zip(subs, chosen, strict=True)]
+            out += [back for _, back in reversed(each)] if verb == "backward" else [forward for forward, _ in each]
+    return out
 
 
 def last_sum(table: OptionTable) -> float:

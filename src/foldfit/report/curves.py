@@ -1,11 +1,13 @@
 """The pictures that set a run among others: what memory buys, longer proteins, other policies, other runs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from foldfit.report.draw import BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, drawn, unit
-from foldfit.report.run import Run
+from foldfit.report.run import Run, Series
 
 MARKERS = dict(zip(("none", "small", "large", "chunk", "auto"), "sD^vo", strict=True))
+COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY)
 LINES = dict(zip(("none", "small", "large", "chunk", "auto"), (ORANGE, YELLOW, GREEN, PINK, BLUE), strict=True))
 
 
@@ -100,11 +102,36 @@ def plans(runs: list[Run]) -> str:
     return drawn(draw, (10, 1.1 + 0.32 * len(runs)), columns=2)
 
 
-def plain_ticks(axes: Any) -> None:
+def scaling(series: Sequence[Series]) -> str:
+    """Seconds against ranks, beside ideal scaling; and the part of them that collectives are waited for."""
+
+    def draw(pair: Any) -> None:
+        for i, one in enumerate(series):
+            points = sorted(one.points, key=lambda p: p.ranks)
+            colour, ranks = COLOURS[i % len(COLOURS)], [p.ranks for p in points]
+            first = points[0]
+            pair[0].plot(ranks, [first.seconds * first.ranks / n for n in ranks], color=colour, linewidth=0.8, linestyle=":")
+            for axes, values in ((pair[0], [p.seconds for p in points]), (pair[1], [100 * p.exposed / p.seconds for p in points])):
+                axes.plot(ranks, values, color=colour, linewidth=1.2, label=one.name)
+                for p, value in zip(points, values, strict=True):
+                    axes.plot(p.ranks, value, "o" if p.measured else "D", color=colour, fillstyle="full" if p.measured else "none")
+        pair[0].set(xlabel="GPUs that share the sample", ylabel="seconds; dotted: ideal", xscale="log", yscale="log")
+        pair[1].set(xlabel="GPUs that share the sample", ylabel="% of them waiting for collectives", xscale="log")
+        plain_ticks(pair[0], (pair[0].yaxis,))
+        every = sorted({p.ranks for one in series for p in one.points})
+        for axes in pair:
+            axes.set_xticks(every, [str(n) for n in every], minor=False)
+            axes.set_xticks([], minor=True)
+        pair[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+
+    return drawn(draw, (10, 3.4), columns=2)
+
+
+def plain_ticks(axes: Any, which: Sequence[Any] = ()) -> None:
     """Plain numbers at 1, 2 and 5; at more of them where the axis is short."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    for axis in (axes.xaxis, axes.yaxis):
+    for axis in which or (axes.xaxis, axes.yaxis):
         low, high = axis.get_view_interval()
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 8 * low else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)))
         axis.set_major_formatter("{x:g}")

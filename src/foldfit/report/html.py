@@ -46,7 +46,8 @@ def page(runs: list[Run], drawn: list[Pictures], overview: str, sheets: Sequence
     ]  # fmt: skip
     pair = side_by_side(*runs) if len(runs) == 2 else []
     template = environment.get_template("report.html.j2")
-    return template.render(runs=shown, overview=overview, pair=pair, sheets=sheets, version=__version__)
+    scaled = [curves.scaling(sheet.series) if sheet.series else "" for sheet in sheets]
+    return template.render(runs=shown, overview=overview, pair=pair, sheets=sheets, scaled=scaled, version=__version__)
 
 
 def side_by_side(a: Run, b: Run) -> list[tuple[str, str, str, str]]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from foldfit.report.draw import BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, drawn, shades, unit
-from foldfit.report.run import Peak, Run
+from foldfit.report.run import BETWEEN_RANKS, FROM_HOST, TO_HOST, Peak, Run
 
 COLUMNS = 300
 """Sub-modules that a picture of memory shows one by one; of more, the largest of each group."""
@@ -12,6 +12,7 @@ FIXED = {
     "block inputs kept": BLUE, "gradients of the state": YELLOW,
 }  # fmt: skip
 RUNNING = "while a sub-module runs"
+LANES = {TO_HOST: GREEN, FROM_HOST: PINK, BETWEEN_RANKS: SKY}
 PHASES = {"forward": BLUE, "recompute": YELLOW, "backward": ORANGE}
 
 
@@ -77,7 +78,7 @@ def colours(run: Run) -> dict[str, str]:
 
 
 def schedule(run: Run) -> str:
-    """The schedule: which block each step works on, when, and what for."""
+    """The schedule: which block each step works on, when, and what for; copies and collectives on lanes of their own below."""
 
     def draw(axes: Any) -> None:
         steps = run.by_step()
@@ -85,8 +86,19 @@ def schedule(run: Run) -> str:
             of = [(begin, seconds, int(step.split()[1])) for step, phase_of, begin, seconds, *_ in steps if phase_of == phase]
             if of:
                 axes.barh([b for *_, b in of], [s for _, s, _ in of], left=[b for b, *_ in of], height=0.9, color=colour, label=phase)
+        tracks = [track for track, *_ in run.by_track()]
+        thick = max(1.0, run.plan.problem.blocks / 20)
+        for i, track in enumerate(tracks):  # below the blocks, a lane each
+            of_track = [(t.begin, t.seconds) for t in run.transfers() if t.track == track]
+            lane = -1.5 * thick * (i + 1)
+            lanes, colour = [lane] * len(of_track), LANES[track]
+            axes.barh(
+                lanes, [s for _, s in of_track], left=[b for b, _ in of_track], height=thick, color=colour, edgecolor=colour,
+                linewidth=0.6, label=track,
+            )  # fmt: skip
         axes.set(xlabel=f"seconds, {run.plan.costs}", ylabel="block")
         axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick < run.plan.problem.blocks])
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
 
     return drawn(draw, (10, 3.2))

@@ -30,6 +30,10 @@ class Peak:
     again: bool = False
     parts: dict[str, int] = field(default_factory=dict)
     """What stays, by what it is."""
+    waited: float = 0.0
+    """Seconds planned before it, for a copy to the host or back."""
+    exposed: float = 0.0
+    """Of its own seconds planned, those of collectives."""
 
     @property
     def phase(self) -> str:
@@ -47,6 +51,20 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """What goes on beside the computation: on which track, for which step, the seconds at which it begins and that it takes."""
+
+    track: str
+    step: str
+    begin: float
+    seconds: float
+
+
+TO_HOST, FROM_HOST, BETWEEN_RANKS = "to the host", "from the host", "between ranks"
+TRACKS = (TO_HOST, FROM_HOST, BETWEEN_RANKS)
+
+
+@dataclass(frozen=True)
 class Run:
     name: str
     plan: Plan
@@ -58,6 +76,8 @@ class Run:
     """Peak bytes of each policy by n_res; `auto`: the least of any plan."""
     cards: dict[str, int] = field(default_factory=dict)
     """Bytes that cards leave to a run, by their names."""
+    copies: list[Transfer] = field(default_factory=list)
+    """Planned, of block inputs."""
 
     @property
     def ratio(self) -> float:
@@ -81,10 +101,27 @@ class Run:
         for (step, phase, _), group in groupby(self.peaks, key=lambda p: (p.step, p.phase, p.choice)):
             members = list(group)
             seconds = sum(p.seconds for p in members)
+            begin += sum(p.waited for p in members)
             row = sum(p.took for p in members), max(p.promised for p in members), max(p.measured for p in members)
             out.append((step, phase, begin, seconds, *row))
             begin += seconds
         return out
+
+    def transfers(self) -> list[Transfer]:
+        """Planned: copies to the host and back, and collectives, each step's as one at its beginning."""
+        out = list(self.copies)
+        begins = iter(self.by_step())
+        for (step, *_), group in groupby(self.peaks, key=lambda p: (p.step, p.phase, p.choice)):
+            exposed = sum(p.exposed for p in group)
+            begin = next(begins)[2]
+            out += [Transfer(BETWEEN_RANKS, step, begin, exposed)] if exposed else []
+        return out
+
+    def by_track(self) -> list[tuple[str, int, float]]:
+        """(track, how many, their seconds) of each that is used."""
+        every = self.transfers()
+        found = [(track, [t.seconds for t in every if t.track == track]) for track in TRACKS]
+        return [(track, len(seconds), sum(seconds)) for track, seconds in found if seconds]
 
     def longest(self, limit: int) -> dict[str, str]:
         """By policy, about the longest n_res whose peak is within `limit` bytes, between those that were planned."""
@@ -111,6 +148,25 @@ class Sheet:
     head: Sequence[str]
     lines: Sequence[Sequence[str]]
     changes: str = ""
+    series: "Sequence[Series]" = ()
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Seconds of a run on so many ranks, and those of them in which it waits for collectives."""
+
+    ranks: int
+    seconds: float
+    exposed: float
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Series:
+    """One problem under one policy, on several numbers of ranks."""
+
+    name: str
+    points: list[Scaled]
 
 
 MEASURED = {"peak_bytes": int, "seconds": float, "promised_peak_bytes": int, "steps": list}
@@ -130,16 +186,20 @@ def read_measured(path: "str | os.PathLike[str]") -> dict[str, Any]:
     return found
 
 
-def join(moments: Sequence[Any], steps: list[dict[str, Any]], parts: Sequence[dict[str, int]] = ()) -> list[Peak]:
-    """The planner's moments, with what is alive at each, beside the measured steps. What lies between sub-modules (a copy of the
-    state, of an input on the host) is part of the one that follows it; a run without measured steps (a captured one) has none."""
+def join(
+    moments: Sequence[Any], steps: list[dict[str, Any]], parts: Sequence[dict[str, int]] = (), exposed: Sequence[float] = ()
+) -> list[Peak]:
+    """The planner's moments, with what is alive at each and its collectives, beside the measured steps. What lies between
+    sub-modules (a copy of the state, of an input on the host) is part of the one that follows it; a run without measured steps
+    (a captured one) has none."""
     out: list[Peak] = []
-    copied, again = 0, False
+    copied, waited, again = 0, 0.0, False
+    waits = iter(exposed)
     step = ""
     ran: set[str] = set()
     for i, moment in enumerate(moments):
         if moment.between:
-            copied = max(copied, moment.peak)
+            copied, waited = max(copied, moment.peak), waited + moment.seconds
             continue
         verb, block, *choice = moment.step.split()
         if moment.step != step:
@@ -147,9 +207,10 @@ def join(moments: Sequence[Any], steps: list[dict[str, Any]], parts: Sequence[di
             ran.add(block)
         out.append(Peak(
             f"{verb} {block}", moment.sub_module, moment.alive, max(copied, moment.peak), 0, moment.seconds,
-            choice=choice[0] if choice else "", again=again, parts=parts[i] if parts else {},
+            choice=choice[0] if choice else "", again=again, parts=parts[i] if parts else {}, waited=waited,
+            exposed=next(waits, 0.0),
         ))  # fmt: skip
-        copied = 0
+        copied, waited = 0, 0.0
     names = [(s.get("step"), s.get("sub_module")) for s in steps]
     if names != [(p.step, p.sub_module) for p in out]:
         return out

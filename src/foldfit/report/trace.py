@@ -9,6 +9,8 @@ import msgspec
 from foldfit.report.run import Run
 
 PLANNED, MEASURED = 1, 2
+COMPUTE = 1
+"""The thread of the computation; copies and collectives have those after it."""
 MICRO = 1e6
 MIB = 2**20
 
@@ -27,6 +29,9 @@ def trace(run: Run) -> str:
             events += slices(run, pid, seconds)
         elif pid == MEASURED:
             events.append(piece(pid, "the whole run", "run", 0.0, run.measured["seconds"], {}))
+    for tid, (track, *_) in enumerate(run.by_track(), COMPUTE + 1):
+        events.append(meta(PLANNED, "thread_name", track, tid))
+        events += [piece(PLANNED, t.step, track, t.begin, t.seconds, {}, tid) for t in run.transfers() if t.track == track]
     about = {"plan": run.plan.digest, "promised_peak_bytes": run.plan.promised.peak_bytes, "limit_bytes": run.plan.problem.memory}
     return msgspec.json.encode({"traceEvents": events, "displayTimeUnit": "ms", "otherData": about}).decode() + "\n"
 
@@ -37,6 +42,7 @@ def slices(run: Run, pid: int, seconds: list[float]) -> Iterator[dict[str, Any]]
     pairs = list(zip(run.peaks, seconds, strict=True))
     for step, group in groupby(pairs, key=lambda pair: pair[0].step):
         members = list(group)
+        begin += sum(p.waited for p, _ in members) if pid == PLANNED else 0.0
         kind = members[0][0].phase
         yield piece(pid, step, kind, begin, sum(s for _, s in members), {"choice": members[0][0].choice})
         for p, s in members:
@@ -50,13 +56,13 @@ def slices(run: Run, pid: int, seconds: list[float]) -> Iterator[dict[str, Any]]
             begin += s
 
 
-def piece(pid: int, name: str, kind: str, begin: float, seconds: float, args: dict[str, Any]) -> dict[str, Any]:
-    return {"ph": "X", "pid": pid, "tid": 1, "name": name, "cat": kind, "ts": MICRO * begin, "dur": MICRO * seconds, "args": args}
+def piece(pid: int, name: str, kind: str, begin: float, seconds: float, args: dict[str, Any], tid: int = COMPUTE) -> dict[str, Any]:
+    return {"ph": "X", "pid": pid, "tid": tid, "name": name, "cat": kind, "ts": MICRO * begin, "dur": MICRO * seconds, "args": args}
 
 
 def counter(pid: int, begin: float, values: dict[str, float]) -> dict[str, Any]:
     return {"ph": "C", "pid": pid, "tid": 1, "name": "memory", "ts": MICRO * begin, "args": values}
 
 
-def meta(pid: int, name: str, value: str) -> dict[str, Any]:
-    return {"ph": "M", "pid": pid, "tid": 1, "name": name, "args": {"name": value}}
+def meta(pid: int, name: str, value: str, tid: int = COMPUTE) -> dict[str, Any]:
+    return {"ph": "M", "pid": pid, "tid": tid, "name": name, "args": {"name": value}}
