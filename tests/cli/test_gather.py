@@ -1,6 +1,5 @@
 """What a report says of copies to the host and of collectives, and of several numbers of ranks."""
 
-
 import pytest
 
 from foldfit.cli import main
