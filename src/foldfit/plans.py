@@ -11,19 +11,21 @@ import msgspec
 from foldfit.errors import BadInput, NotSupported
 from foldfit.problem import Problem
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one sub-module runs: by which kernel, `rows` and `share_rows` at a time, and whether a recorded run keeps what
     backward needs or drops it and recomputes it, slice by slice. `layout`, over several ranks: the axis that each state tensor
-    is sharded over while it runs, "m1 z0"; a block begins and ends with axis 0 everywhere."""
+    is sharded over while it runs, "m1 z0"; a block begins and ends with axis 0 everywhere. `piece_rows`, over several ranks: what all
+    rows share travels from rank to rank, so many rows of each at a time, once for every slice; 0: it is gathered whole."""
 
     kernel: str
     rows: int
     share_rows: int = 0
     recompute: bool = False
     layout: str = ""
+    piece_rows: int = 0
 
 
 class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -32,11 +32,14 @@ def layouts(trunk: Trunk) -> list[str]:
     return out
 
 
-def plan_of(trunk: Trunk, schedule: list[str], rows: int, recompute: bool, size: int, **problem) -> Plan:
-    """For `size` ranks; choice b is recorded, r is run."""
+def plan_of(trunk: Trunk, schedule: list[str], rows: int, recompute: bool, size: int, pieces: int = 0, **problem) -> Plan:
+    """For `size` ranks; choice b is recorded, r is run. `pieces`: rows of those of what is shared, where it can come so."""
     named = {}
     for name, n, again in (("b", rows, recompute), ("r", 2, False)):
-        named[name] = tuple(Choice("reference", n + i % 2, n, again, layout if size > 1 else "") for i, layout in enumerate(layouts(trunk)))
+        named[name] = tuple(
+            Choice("reference", n + i % 2, n, again, layout, pieces if sub.prepared else 0) if size > 1 else Choice("reference", n, n, again)
+            for i, (layout, sub) in enumerate(zip(layouts(trunk), trunk.specs[0].sub_modules, strict=True))
+        )
     (name,) = (name for name in STACKS if name in trunk.specs[0].name)
     problem = {"stacks": (small.stack(name, 2, STACKS[name]),), "n_res": N_RES, "mode": "train", **problem}
     return small.unlimited(schedule, named, world=size, axial=size, **problem)
@@ -47,6 +50,8 @@ PLANS = {
     "one row, recomputed": lambda t, n, **p: plan_of(t, small.keep(2), 1, True, n, **p),
     "blocks recomputed": lambda t, n, **p: plan_of(t, small.large(2), 2, False, n, **p),
     "nested": lambda t, n, **p: plan_of(t, small.nested(2), 3, True, n, **p),
+    "pieces": lambda t, n, **p: plan_of(t, small.nested(2), 2, True, n, 2, **p),
+    "pieces of one row": lambda t, n, **p: plan_of(t, small.large(2), 100, True, n, 1, **p),
 }
 CASES = [
     ("evoformer", "whole, kept", {}),
@@ -54,6 +59,8 @@ CASES = [
     ("evoformer", "blocks recomputed", {"batch": 2}),
     ("evoformer", "nested", {"dropout": True, "n_res": 3}),
     ("evoformer", "one row, recomputed", {"n_res": 1, "stacks": (small.stack("evoformer", 2, 1),)}),
+    ("evoformer", "pieces", {"dropout": True, "n_res": 7}),
+    ("evoformer", "pieces of one row", {"batch": 2, "n_res": 3}),
     ("extra_msa", "nested", {"n_res": 7}),
     ("pairformer", "blocks recomputed", {}),
     ("pairformer", "whole, kept", {"n_res": 1}),

@@ -48,3 +48,12 @@ class SubModule(nn.Module):
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """Rows of `spec.reads`, their mask and the gathered tensors -> the residual update of the rows of `spec.writes`."""
         raise NotImplementedError
+
+    def prepare(self, x: tuple[Tensor, ...], mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
+        """What `finish` needs of these rows, whichever part of the shared tensors it gets; `spec.prepared` and masks after it."""
+        raise NotImplementedError(f"{type(self).__name__} needs all that is shared at once")
+
+    def finish(self, x: tuple[Tensor, ...], prepared: tuple[Tensor, ...], shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
+        """The columns of the update that belong to these rows of the shared tensors: with all of them it is `update`. `x`: the
+        rows at those columns, where the tensor that is read is the one that is written."""
+        raise NotImplementedError(f"{type(self).__name__} needs all that is shared at once")

@@ -22,6 +22,18 @@ class TriangleMultiplication(SubModule):
             self.center_scale, self.center_offset, self.output_w, self.output_b, self.gating_w, self.gating_b,
         )  # fmt: skip
 
+    def prepare(self, x: tuple[Tensor, ...], mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
+        """x ([r, n, c],), mask [r, n] -> the left projection ([r, u, n],)."""
+        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
+        return (ops.gated_linear(y, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b),)
+
+    def finish(self, x: tuple[Tensor, ...], prepared: tuple[Tensor, ...], shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
+        """x ([r, R, c],), the left projection ([r, u, n],), shared ([R, u, n],) -> [r, R, c]."""
+        return ops.triangle_update(
+            prepared[0], shared[0], ops.layer_norm(x[0], self.norm_scale, self.norm_offset),
+            self.center_scale, self.center_offset, self.output_w, self.output_b, self.gating_w, self.gating_b,
+        )  # fmt: skip
+
 
 class OuterProductMean(SubModule):
     """AF2 Suppl. Alg. 10 "OuterProductMean": reads the MSA by residue, updates the pair by row.
@@ -42,4 +54,16 @@ class OuterProductMean(SubModule):
         left = ops.masked_linear(y, mask / n, self.left_w, self.left_b)
         del y
         pairs = mask.float() @ right_mask.float().t()  # [r, R]: sequences that have both residues
+        return ops.outer_product(left, right, self.output_w, self.output_b / n, (n / (1e-3 + pairs)).to(left.dtype))
+
+    def prepare(self, x: tuple[Tensor, ...], mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
+        """x ([r, n, c],), mask [r, n] -> the left projection and its mask ([r, o, n], [r, n])."""
+        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
+        return ops.masked_linear(y, mask / x[0].shape[1], self.left_w, self.left_b), mask
+
+    def finish(self, x: tuple[Tensor, ...], prepared: tuple[Tensor, ...], shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
+        """The left projection and its mask, shared ([R, p, n], [R, n]) -> [r, R, z]."""
+        (left, mask), (right, right_mask) = prepared, shared
+        n = left.shape[2]
+        pairs = mask.float() @ right_mask.float().t()
         return ops.outer_product(left, right, self.output_w, self.output_b / n, (n / (1e-3 + pairs)).to(left.dtype))

@@ -12,6 +12,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from foldfit.model import SubModule
 from foldfit.ops import KERNELS
 from foldfit.plans import Choice
+from foldfit.runtime import pieces
 from foldfit.runtime.parameters import Gradients, bound, leaves_of
 from foldfit.runtime.ranks import ALONE, Ranks
 from foldfit.runtime.rows import leaf, slices, take, view
@@ -59,12 +60,15 @@ class Kept:
 
 
 def share(call: Call, module: SubModule, x: Tensor, mask: Tensor, graphs: list[Graph] | None = None) -> tuple[Tensor, ...]:
-    """What all rows of one sample share, those of other ranks included; with `graphs`, records a graph a slice."""
+    """What all rows of one sample share, those of other ranks included unless they come in pieces; with `graphs`, records a graph
+    a slice."""
     axis = call.module.spec.shares
     assert axis is not None
     buffers: tuple[Tensor, ...] = ()
     rows, total = call.choice.share_rows, call.total or x.shape[axis[1]]
     first, last = call.ranks.own(total)
+    if call.choice.piece_rows:
+        first, last, total = 0, last - first, last - first
     for start, stop in slices(last - first, rows):
         part = leaf(take(x, axis[1], start, stop))
         out = module.share(part, take(mask, axis[1], start, stop), KERNELS[call.choice.kernel])
@@ -81,7 +85,7 @@ def share(call: Call, module: SubModule, x: Tensor, mask: Tensor, graphs: list[G
         with torch.no_grad():
             out = module.share(take(x, axis[1], 0, 0), take(mask, axis[1], 0, 0), KERNELS["reference"])
         buffers = tuple(o.new_empty(total, *o.shape[1:]) for o in out)
-    if call.ranks.size > 1:
+    if call.ranks.size > 1 and not call.choice.piece_rows:
         for buffer in buffers:
             call.ranks.gather(buffer)
     return buffers
@@ -109,6 +113,9 @@ def forward(call: Call, state: State, target: Tensor) -> None:
             shared: tuple[Tensor, ...] = ()
             if spec.shares:
                 shared = share(call, module, state[spec.shares[0]][sample], call.masks[spec.shares[0]][sample])
+            if call.choice.piece_rows:
+                pieces.forward(call, module, shared, state, target, sample)
+                continue
             main = spec.reads[0]
             mask = call.masks[main[0]][sample]
             for start, stop in slices(state[main[0]].shape[1 + main[1]], call.choice.rows):
@@ -184,7 +191,10 @@ def backward(call: Call, state: State, kept: Kept | None, grads: State, gradient
             shared = differentiable(call, shared)
         else:
             shared = ()
-        d_shared = backward_updates(call, module, state, kept, shared, sample, grads, gradients)
+        if call.choice.piece_rows:
+            d_shared = pieces.backward(call, module, shared, state, sample, grads, gradients)
+        else:
+            d_shared = backward_updates(call, module, state, kept, shared, sample, grads, gradients)
         del shared
         if spec.shares:
             backward_shares(call, module, state, kept, d_shared, sample, grads, gradients)
@@ -243,7 +253,7 @@ def backward_shares(
     name, axis = spec.shares
     x, mask = state[name][sample], call.masks[name][sample]
     graphs = kept.shares.pop() if kept else []
-    first = call.ranks.own(call.total)[0]
+    first = 0 if call.choice.piece_rows else call.ranks.own(call.total)[0]
     for start, stop in reversed(list(slices(x.shape[axis], call.choice.share_rows))):
         if kept:
             graph = graphs.pop()

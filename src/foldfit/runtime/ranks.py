@@ -123,12 +123,21 @@ class Ranks:
                 if start < stop:
                     dist.reduce(whole[start:stop], dist.get_global_rank(self.group, rank), group=self.group)
 
+    def pass_on(self, tensors: tuple[Tensor, ...], rows: int) -> "Begun":
+        """Begins to send the tensors to the next rank, and to receive as many of `rows` rows from the one before: wait for those."""
+        out = tuple(x.new_empty(rows, *x.shape[1:]) for x in tensors)
+        after, before = (dist.get_global_rank(self.group, (self.rank + step) % self.size) for step in (1, -1))
+        sends = [dist.P2POp(dist.isend, x, after, self.group, i) for i, x in enumerate(tensors) if x.numel()]
+        receives = [dist.P2POp(dist.irecv, x, before, self.group, i) for i, x in enumerate(out) if x.numel()]
+        works = dist.batch_isend_irecv(sends + receives) if sends + receives else []
+        return Begun(self, works, tensors, out)
+
     @contextlib.contextmanager
-    def waited(self, *tensors: Tensor) -> Iterator[None]:
-        """Around a collective on these tensors that what follows needs."""
+    def waited(self, *tensors: Tensor, begun: bool = False) -> Iterator[None]:
+        """Around a collective on these tensors, or around waiting for one that was `begun`, that what follows needs."""
         cuda = tensors[0].is_cuda
         begin = None if self.waits is None else mark(cuda)
-        with contextlib.nullcontext() if cuda else let_go(*tensors):
+        with contextlib.nullcontext() if cuda or begun else let_go(*tensors):
             yield
         if self.waits is not None and begin is not None:
             self.waits.append((begin, mark(cuda)))
@@ -159,6 +168,23 @@ class Ranks:
             for rank, theirs in enumerate(every):
                 if theirs[name] != every[0][name]:
                     raise BadInput(f"ranks must agree: {name} is {every[0][name]} on rank 0, {theirs[name]} on rank {rank}")
+
+
+class Begun:
+    """A collective under way: `sent` and `received` must stay as they are until it was waited for."""
+
+    def __init__(self, ranks: Ranks, works: list[dist.Work], sent: tuple[Tensor, ...], received: tuple[Tensor, ...]) -> None:
+        self.ranks, self.works, self.sent, self.received = ranks, works, sent, received
+
+    def wait(self) -> tuple[Tensor, ...]:
+        """What was received; the computation waits for it, not the host."""
+        if self.works:
+            with self.ranks.waited(*self.received, *self.sent, begun=True):
+                for work in self.works:
+                    work.wait()
+                self.works.clear()
+        received, self.sent, self.received = self.received, (), ()
+        return received
 
 
 def pieces(flat: Tensor, x: Tensor, axis: int, spans: list[tuple[int, int]], unpack: bool) -> None:

@@ -32,6 +32,7 @@ def triangle_multiplication(
         TRIANGLE_MULTIPLICATION,
         shares=axis,
         shared=("R u n",),
+        prepared=("r u n",),
         dropout=dropout,
         dropout_over="r" if axis[1] == 0 else "n",
     )
@@ -56,6 +57,7 @@ def outer_product_mean(name: str, algorithm: str, msa: str, c_m: int, c_z: int, 
         shares=(msa, 1),
         shared=("R p n", "R n"),
         shared_masks=1,
+        prepared=("r o n",),
     )
 
 

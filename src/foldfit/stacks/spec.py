@@ -82,6 +82,9 @@ class SubModuleSpec:
     """The dims of the tensors that `share` yields once gathered; of `shares`' sizes."""
     shared_masks: int = 0
     """How many of them, at the end, are masks and have no gradient."""
+    prepared: tuple[str, ...] = ()
+    """Where it maps the rows of `shares` as well, which then are the other axis of what it writes: the dims of the tensors with a
+    gradient that `prepare` makes of r rows, for `finish` to go over the shared rows piece by piece."""
     pointwise: bool = False
     """Whether it could as well map over the other axis."""
     dropout: float = 0.0
