@@ -19,6 +19,15 @@ OPTIMIZER_STATE: dict[str, int] = {"none": 0, "sgd": 0, "adam": 2}
 """Tensors of an optimizer's state per parameter tensor: Adam keeps two moments, plain SGD nothing."""
 
 
+RELAY_BYTES = 2**28
+"""Of a tensor that ranks lay out anew, about what is on its way at a time: a collective of so many bytes is long enough."""
+
+
+def relay_parts(size: int) -> int:
+    """In how many parts a sample of `size` bytes, the most that a rank has of it, is relaid."""
+    return -(-size // RELAY_BYTES)
+
+
 class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A stack of equal blocks; `rows` is n_seq (evoformer), n_extra (extra_msa), 0 where there is no MSA (pairformer)."""
 
@@ -69,8 +78,6 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise BadInput(f"axial: expected a divisor of the {self.world} ranks, got {self.axial}")
         if self.axial > 1 and self.inputs == "overwritten":
             raise NotSupported("overwritten inputs over several ranks, which re-lay them: keep the inputs")
-        if self.axial > 1 and self.launch == "graph":
-            raise NotSupported("a CUDA graph over several ranks: launch eagerly")
         if not isinstance(self.host_memory, int) or self.host_memory < 0:
             raise BadInput(f"host_memory: expected a whole number of bytes, 0 for none, got {self.host_memory!r}")
         if self.host_memory and (self.mode == "infer" or self.launch == "graph"):

@@ -1,11 +1,13 @@
-"""Seconds of collectives between ranks, a device each: latency + bytes / bandwidth.
+"""Seconds of collectives between ranks, a device each: latency + bytes / bandwidth, by the model or as measured (cost/links.py).
 
 Within a host every rank sends over its own link to the others; between hosts over its own network adapter, so that a host
 of H ranks sends with H of them. The volumes are those of the bandwidth-optimal algorithms (Thakur et al. 2005,
 "Optimization of Collective Communication Operations in MPICH"). `size`: bytes.
 """
 
+from foldfit.cost.database import collectives_of
 from foldfit.cost.devices import Device
+from foldfit.cost.links import factor_of
 
 
 def latency(device: Device, ranks: int) -> float:
@@ -23,18 +25,58 @@ def outside(device: Device, ranks: int) -> float:
     return max(0.0, 1 - device.per_host / ranks)
 
 
+def modelled(name: str, device: Device, ranks: int, size: int) -> float:
+    """Of the collective of that name: see the functions below for what `size` is."""
+    out = outside(device, ranks)
+    if name == "all_to_all":
+        seconds = size * ((1 - 1 / ranks - out) / link(device) + out / device.network)
+    elif name == "pass_on":
+        seconds = size / (device.network if out else link(device))
+    elif name == "broadcast":
+        seconds = size * (1 / link(device) + (1 / (device.network * min(ranks, device.per_host)) if out else 0))
+    else:
+        way = 2 if name == "all_reduce" else 1
+        seconds = way * size * ((1 - 1 / ranks) / link(device) + out / (device.network * min(ranks, device.per_host)))
+    return latency(device, ranks) + seconds
+
+
+COLLECTIVES = ("all_to_all", "all_gather", "reduce_scatter", "all_reduce", "broadcast", "pass_on")
+"""What ranks do together, by name."""
+
+
+def seconds_of(name: str, device: Device, ranks: int, size: int) -> float:
+    """Measured where this device's database has that collective, for the number of ranks that is nearest."""
+    return modelled(name, device, ranks, size) * factor_of(collectives_of(device), name, device, ranks, size, modelled)
+
+
+def are_measured(device: Device, ranks: int) -> bool:
+    """Whether collectives between so many ranks were."""
+    return any(c.ranks == ranks for c in collectives_of(device))
+
+
 def all_to_all(device: Device, ranks: int, size: int) -> float:
     """Each rank has `size` before it and after it; it packs what it sends, or unpacks what it gets."""
-    out = outside(device, ranks)
-    inside = 1 - 1 / ranks - out
-    return latency(device, ranks) + size * (inside / link(device) + out / device.network + 2 / device.bandwidth)
+    return seconds_of("all_to_all", device, ranks, size) + 2 * size / device.bandwidth
 
 
-def all_gather(device: Device, ranks: int, size: int) -> float:
-    """To `size` on every rank, from its part of each; the sum of gradients into parts is the same backwards."""
-    out = outside(device, ranks)
-    return latency(device, ranks) + size * ((1 - 1 / ranks) / link(device) + out / (device.network * min(ranks, device.per_host)))
+def gather(device: Device, ranks: int, size: int, rows: int) -> float:
+    """To `size`, in so many rows, on every rank, from its part of each: where rows do not divide, from one after the other."""
+    if rows % ranks:
+        return min(rows, ranks) * seconds_of("broadcast", device, ranks, size // min(rows, ranks))
+    return seconds_of("all_gather", device, ranks, size)
+
+
+def reduce_scatter(device: Device, ranks: int, size: int, rows: int) -> float:
+    """The sum of gradients into parts: gathering backwards."""
+    if rows % ranks:
+        return min(rows, ranks) * seconds_of("broadcast", device, ranks, size // min(rows, ranks))
+    return seconds_of("reduce_scatter", device, ranks, size)
 
 
 def all_reduce(device: Device, ranks: int, size: int) -> float:
-    return 2 * all_gather(device, ranks, size) if ranks > 1 else 0.0
+    return seconds_of("all_reduce", device, ranks, size) if ranks > 1 else 0.0
+
+
+def pass_on(device: Device, ranks: int, size: int) -> float:
+    """To the next rank, and as much from the one before."""
+    return seconds_of("pass_on", device, ranks, size)

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from foldfit.cost.devices import Device
+from foldfit.cost.links import Collective
 from foldfit.cost.memory import Setting
 from foldfit.cost.seconds import sub_module_seconds
 from foldfit.cost.sizes import Shapes
@@ -49,13 +50,14 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One device's samples. `runs`: whole runs, measured / the sum of their options."""
+    """One device's samples, and collectives between several of them. `runs`: whole runs, measured / the sum of their options."""
 
     schema: int = SCHEMA
     device: str
     versions: dict[str, str]
     date: str
     samples: tuple[Sample, ...] = ()
+    collectives: tuple[Collective, ...] = ()
     runs: dict[str, float] = {}
 
     @property
@@ -87,6 +89,8 @@ def load_costs(path: str | os.PathLike[str]) -> Costs:
         raise BadInput(f"cannot read {os.fspath(path)}: {error.strerror}") from None
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise BadInput(f"{os.fspath(path)} is no cost database of foldfit: {error}; run foldfit profile again") from None
+    if any(not c.seconds > 0 or c.size < 1 or c.ranks < 2 for c in costs.collectives):
+        raise BadInput(f"{os.fspath(path)} has collectives of no bytes, seconds or ranks: run foldfit profile --gpus again")
     if any(not s.forward > 0 or not s.record > 0 or not s.backward >= 0 for s in costs.samples):
         raise BadInput(f"{os.fspath(path)} has seconds that are not positive: run foldfit profile again")
     return costs
@@ -100,13 +104,29 @@ def user_file(device: str) -> Path:
 
 def find_costs(device: Device) -> "Corrections | None":
     """The database that the device names, else this machine's own, else the one that ships with foldfit; None: modelled."""
+    path = costs_file(device)
+    return corrections(str(path), device.name) if path else None
+
+
+def costs_file(device: Device) -> Path | None:
     if device.costs == "modelled":
         return None
     shipped = resources.files("foldfit.cost") / "measured" / f"{device.name.replace(' ', '-')}.json"
-    for path in (Path(device.costs),) if device.costs else (user_file(device.name), shipped):
+    for path in (Path(device.costs),) if device.costs else (user_file(device.name), Path(str(shipped))):
         if device.costs or path.is_file():
-            return corrections(str(path), device.name)
+            return path
     return None
+
+
+def collectives_of(device: Device) -> tuple[Collective, ...]:
+    """Those of the same database; none where the costs are modelled."""
+    path = costs_file(device)
+    return load_collectives(str(path)) if path else ()
+
+
+@lru_cache
+def load_collectives(path: str) -> tuple[Collective, ...]:
+    return load_costs(path).collectives
 
 
 @lru_cache

@@ -21,9 +21,9 @@ CPU_CALL = 9e-6
 """The same where nothing is launched to a device."""
 
 
-COLLECTIVE, CPU_COLLECTIVE = 3e-5, 3e-4
-"""Seconds of a collective of hardly any bytes within a host, launch included: by NCCL, and by gloo between processes. Assumptions:
-neither was measured on a machine of its own."""
+COLLECTIVE, CPU_COLLECTIVE = 4e-5, 3e-4
+"""Seconds of a collective of hardly any bytes within a host, launch included: by NCCL, as measured on a host with 4 H200 (1 MiB: 39 to
+43 us; on 2 of them 26 to 28), and by gloo between processes, an assumption."""
 
 GRAPH_CALL = 3e-6
 """Seconds between kernels of a CUDA graph, fitted with the shares of cost/seconds.py."""
@@ -103,8 +103,8 @@ GPUS = (
     Device("H100", 80 * GIB, 3350e9, peaks(66.9, 494.7, 989.4), "NVIDIA H100 data sheet, 2023 (SXM), no sparsity", 450e9, 50e9),
     Device(
         "H200", 143771 * 2**20, 4.27e12, peaks(51, 418, 812),
-        "measured on one, 2026-11-22: copy, 8192^3 products, links; memory by nvidia-smi (NVIDIA's data sheet of 2024: 141 GB, "
-        "4.8 TB/s, 67 / 494.5 / 989.5 TFLOP/s)", 335e9, 55e9,
+        "measured on one, 2026-11-22: copy, 8192^3 products; links by NCCL on a host with 4 of them, all-to-all, gather and sum of 1 GiB: "
+        "325 to 355 GB/s; memory by nvidia-smi (NVIDIA's data sheet of 2024: 141 GB, 4.8 TB/s, 67 / 494.5 / 989.5 TFLOP/s)", 335e9, 55e9,
     ),
     Device("B200", 180 * GIB, 7700e9, peaks(75, 1100, 2250), "NVIDIA HGX B200 data sheet, 2025; per GPU, without sparsity", 900e9, 50e9),
     Device("MI300X", 192 * GIB, 5300e9, peaks(163.4, 653.7, 1307.4), "AMD Instinct MI300X data sheet, 2023", 64e9, 50e9),

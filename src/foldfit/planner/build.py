@@ -5,6 +5,7 @@ from typing import cast
 import msgspec
 
 from foldfit._version import __version__
+from foldfit.cost.collectives import are_measured
 from foldfit.cost.resident import resident_bytes
 from foldfit.errors import BadInput, DoesNotFit
 from foldfit.planner.options import CUDA_ALIGN, OptionTable, StackOptions
@@ -82,7 +83,7 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
         solver=solver if policy == "auto" else "none",
         promised=Promise(timeline.peak, seconds, timeline.peak_at, timeline.host_bytes, exposed),
         bound=Bound(bound_seconds, seconds / bound_seconds - 1),
-        costs="measured" if all_measured(table, choices) else "modelled",
+        costs="measured" if all_measured(table, choices) and links_measured(table) else "modelled",
         resident=resident | backward,
         choices=choices,
         schedule=tuple(schedule),
@@ -94,6 +95,11 @@ def all_measured(table: OptionTable, choices: Named) -> bool:
     known = {(sub.spec.name, o.choice.kernel): o.measured for stack in table.stacks for sub in stack.sub_modules for o in sub.options}
     names = {len(stack.sub_modules): [sub.spec.name for sub in stack.sub_modules] for stack in table.stacks}
     return all(known[name, c.kernel] for chosen in choices.values() for name, c in zip(names[len(chosen)], chosen, strict=True))
+
+
+def links_measured(table: OptionTable) -> bool:
+    """Whether those of the collectives that the ranks of a sample need do, if any."""
+    return table.problem.axial == 1 or are_measured(table.device, table.problem.axial)
 
 
 def policy_schedule(table: OptionTable, blocks: list[BlockChoice]) -> tuple[Named, list[str]]:

@@ -1,7 +1,7 @@
 """Over several ranks: which axis each state tensor is sharded over while a sub-module runs, and what changing it takes.
 
-A block begins and ends with axis 0 everywhere. A sub-module wants the axes that it maps, a pointwise one takes either; what
-it does not touch stays as it is, or moves early if that were cheaper. The fewest seconds of re-laying are a shortest path over
+A block begins and ends with axis 0 everywhere. A sub-module wants the axes that it maps, a pointwise one takes either. What a
+sub-module does not touch is relaid beside it, hidden behind its computation. The fewest seconds of re-laying are a shortest path over
 the layouts of all tensors, sub-module by sub-module (Viterbi 1967).
 """
 
@@ -12,10 +12,14 @@ from foldfit.cost.collectives import all_to_all
 from foldfit.cost.devices import Device
 from foldfit.cost.memory import Bytes
 from foldfit.cost.sizes import Shapes
+from foldfit.problem import relay_parts
 from foldfit.stacks import StackSpec, SubModuleSpec
 
 Layout = dict[str, int]
 """State tensor -> the axis that it is sharded over."""
+
+HIDDEN = 0.99
+"""What a relay beside a sub-module counts of one that everything waits for: among as few relays the hidden ones are better."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Passage:
 
     Bytes are a rank's. `written`: by which a recorded block grows, `final`: whether they are handed on; `kept`: originals that records
     hold beside their copies. Peaks beyond what is alive: `run` of the relays of a run, `before` and `after` of those of a recorded
-    run, both from before the sub-module on, `back` and `back_after` of those of the gradients.
+    run, both from before the sub-module on, `back` and `back_after` of those of the gradients. `beside`: what is alive of the relays
+    under way while the sub-module runs, forward or back, which take `hidden` seconds each way.
     """
 
     layout: Layout
@@ -38,6 +43,8 @@ class Passage:
     back_after: int
     seconds: float
     back_seconds: float
+    beside: int = 0
+    hidden: float = 0.0
 
     @property
     def text(self) -> str:
@@ -45,9 +52,9 @@ class Passage:
 
     def around(self, own: Bytes, target: int) -> Bytes:
         """A sub-module's bytes with the relays'; `target`: of the new version of what it writes."""
-        inter = max(self.before, self.kept + target + own.inter, self.after) - self.written
-        back = max(self.kept + max(own.back, own.saved + self.back), self.back_after)
-        return Bytes(inter, own.saved, back, max(own.forward, self.run))
+        inter = max(self.before, self.kept + self.beside + target + own.inter, self.after) - self.written
+        back = max(self.kept + max(own.back + self.beside, own.saved + self.back), self.back_after)
+        return Bytes(inter, own.saved, back, max(own.forward + self.beside, self.run))
 
 
 def wanted(sub: SubModuleSpec) -> Layout:
@@ -59,16 +66,17 @@ def cheapest(spec: StackSpec, seconds: dict[str, float]) -> list[Layout]:
     one that moves late."""
     names, home = tuple(spec.state), (0,) * len(spec.state)
 
-    def between(a: tuple[int, ...], b: tuple[int, ...]) -> float:
-        return sum(seconds[name] for name, x, y in zip(names, a, b, strict=True) if x != y)
+    def between(a: tuple[int, ...], b: tuple[int, ...], beside: SubModuleSpec | None = None) -> float:
+        moved = (name for name, x, y in zip(names, a, b, strict=True) if x != y)
+        return sum(seconds[name] * (HIDDEN if beside and name not in beside.touches else 1) for name in moved)
 
     reached: dict[tuple[int, ...], tuple[float, list[tuple[int, ...]]]] = {home: (0.0, [])}
     for sub in spec.sub_modules:
         options = [(axis,) if (axis := wanted(sub).get(name)) is not None else axes_of(spec, name) for name in names]
         here = {}
         for layout in product(*options):
-            best = min(reached, key=lambda old: (reached[old][0] + between(old, layout), old != layout))
-            here[layout] = reached[best][0] + between(best, layout), [*reached[best][1], layout]
+            best = min(reached, key=lambda old: (round(reached[old][0] + between(old, layout, sub), 12), old == layout))
+            here[layout] = reached[best][0] + between(best, layout, sub), [*reached[best][1], layout]
         reached = here
     # Late: of equal paths the one whose layouts stay longest away from home.
     end = min(reached, key=lambda last: (round(reached[last][0] + between(last, home), 12), -sum(last)))
@@ -82,30 +90,53 @@ def axes_of(spec: StackSpec, name: str) -> tuple[int, ...]:
 def passages(spec: StackSpec, shapes: Shapes, device: Device, itemsize: int, batch: int, align: int) -> list[Passage]:
     """Of each sub-module of a block. Alone nothing moves."""
     one = {name: itemsize * shapes.own_elements(name) for name in spec.state}
-    block = Versions({name: batch * size for name, size in one.items()}, {name: -(-size // align) * align for name, size in one.items()})
-    if shapes.ranks == 1:
-        seconds, layouts = dict.fromkeys(one, 0.0), [dict.fromkeys(one, 0)] * len(spec.sub_modules)
-    else:
-        seconds = {name: batch * all_to_all(device, shapes.ranks, size) for name, size in one.items()}
-        layouts = cheapest(spec, seconds)
+    block = Versions(
+        {name: batch * size for name, size in one.items()},
+        {name: buffers(shapes, name, itemsize, align) for name in one},
+        {name: batch * -(-size // align) * align for name, size in one.items()},
+    )
     home = dict.fromkeys(one, 0)
-    out = []
-    for sub, old, layout, new in zip(spec.sub_modules, [home, *layouts], layouts, [*layouts[1:], home], strict=False):
-        arriving, leaving = changed(old, layout), changed(layout, new)
-        ending = leaving if sub is spec.sub_modules[-1] else []
-        departing = arriving if sub is spec.sub_modules[0] else []
+    if shapes.ranks == 1:
+        seconds, layouts = dict.fromkeys(one, 0.0), [home] * len(spec.sub_modules)
+    else:
+        parts = {name: relay_parts(size) for name, size in one.items()}
+        seconds = {name: batch * n * all_to_all(device, shapes.ranks, one[name] // n) for name, n in parts.items()}
+        layouts = cheapest(spec, seconds)
+    around, out = [home, *layouts, home], []
+    for i, sub in enumerate(spec.sub_modules):
+        after_it = spec.sub_modules[i + 1] if i + 1 < len(layouts) else None
+        arriving, leaving = changed(around[i], around[i + 1]), changed(around[i + 1], around[i + 2])
+        under_way = [name for name in arriving if name not in sub.touches]
+        arriving = [name for name in arriving if name in sub.touches]
+        ending = [] if after_it else leaving
+        # Of gradients, before the sub-module's backward: what did not move beside the one after it.
+        leaving = [name for name in leaving if after_it is None or name in after_it.touches]
+        departing = [] if i else arriving
         start = block.alive()
         before, kept = block.relay(arriving)
+        block.relay(under_way)
         block.run(sub)
         grown = block.alive() - start
         after = grown + block.relay(ending)[0] if ending else 0
         out.append(Passage(
-            layout if shapes.ranks > 1 else {}, block.alive() - start, False, kept, block.moving(arriving + ending), before, after,
+            layouts[i] if shapes.ranks > 1 else {}, block.alive() - start, False, kept, block.moving(arriving + ending), before, after,
             block.moving(leaving), block.moving(departing), sum(seconds[n] for n in arriving + ending),
-            sum(seconds[n] for n in leaving + departing),
+            sum(seconds[n] for n in leaving + departing), sum(block.size[n] + block.away[n] for n in under_way),
+            sum(seconds[n] for n in under_way),
         ))  # fmt: skip
         block.mark()
     return [replace(p, final=final) for p, final in zip(out, block.handed_on(), strict=True)]
+
+
+def buffers(shapes: Shapes, name: str, itemsize: int, align: int) -> int:
+    """Bytes beside its result of a relay that all wait for: of one sample what is sent or what is received, of a part both."""
+    size, lengths = itemsize * shapes.own_elements(name), shapes.axes[name]
+    parts = relay_parts(size)
+    if parts == 1 or len(lengths) == 1:
+        return -(-size // align) * align
+    rows, other = -(-(-(-lengths[0] // shapes.ranks)) // parts), -(-lengths[1] // shapes.ranks)
+    line = itemsize * shapes.channels[name] * rows
+    return sum(-(-part // align) * align for part in (line * lengths[1], line * other * shapes.ranks))
 
 
 def changed(old: Layout, new: Layout) -> list[str]:
@@ -114,10 +145,10 @@ def changed(old: Layout, new: Layout) -> list[str]:
 
 class Versions:
     """The versions of the state tensors while a block is recorded, as numbers: which are held, and by whom. The block's inputs, which
-    are not its own, are counted elsewhere. `buffer`: bytes that a relay needs beside its result."""
+    are not its own, are counted elsewhere. `buffer`: bytes that a relay needs beside its result, `away`: one that is under way."""
 
-    def __init__(self, size: dict[str, int], buffer: dict[str, int]) -> None:
-        self.size, self.buffer = size, buffer
+    def __init__(self, size: dict[str, int], buffer: dict[str, int], away: dict[str, int]) -> None:
+        self.size, self.buffer, self.away = size, buffer, away
         self.names: list[str] = []
         """Of every version."""
         self.state = {name: self.new(name) for name in size}

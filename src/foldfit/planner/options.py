@@ -6,14 +6,16 @@ from functools import lru_cache
 
 import msgspec
 
-from foldfit.cost.collectives import all_gather
+from foldfit.cost.collectives import gather, reduce_scatter
 from foldfit.cost.database import Corrections, find_costs
 from foldfit.cost.devices import GRAPH_CALL, Device
-from foldfit.cost.memory import Bytes, Setting, shared_bytes, sub_module_bytes
+from foldfit.cost.memory import Setting, shared_bytes, sub_module_bytes
 from foldfit.cost.seconds import sub_module_seconds
 from foldfit.cost.sizes import Shapes, shapes_of
 from foldfit.cost.trust import distrusted, mark
 from foldfit.planner.layouts import Passage, passages
+from foldfit.planner.option import Option
+from foldfit.planner.pieces import around, piece_options
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
 from foldfit.stacks import StackSpec, SubModuleSpec
@@ -23,22 +25,6 @@ CUDA_ALIGN = 512
 
 LONGEST, MOST_SLICES = 0.05, 32
 """Seconds and slices of an option that profiling still takes."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """A choice with what it costs: bytes as in cost/memory.py, seconds forward and backward."""
-
-    choice: Choice
-    bytes: Bytes
-    seconds: float
-    back_seconds: float
-    recordable: bool
-    measured: bool = False
-    """Whether its seconds come from measurements of this kernel."""
-    exposed: float = 0.0
-    back_exposed: float = 0.0
-    """Seconds, of those, of collectives between ranks."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +92,11 @@ def stack_options(problem: Problem, stack: Stack, device: Device, costs: Correct
     subs = []
     for sub, passage in zip(spec.sub_modules, passages(spec, shapes, device, problem.itemsize, problem.batch, setting.align), strict=True):
         here = replace(setting, shapes=replace(shapes, layout=passage.layout))
-        options = (o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs))
+        options = [o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs)]
         if problem.axial > 1:
-            options = (over_ranks(o, sub, passage, here, device) for o in options)
+            kernels = {name: on[problem.device_type] for name, on in sub.kernels.items() if problem.device_type in on}
+            options += list(piece_options(options, sub, kernels, here, device))
+            options = [over_ranks(o, sub, passage, here, device) for o in options]
         subs.append(SubModuleOptions(sub, passage.written, passage.final, tuple(options)))
     return StackOptions(spec, stack.blocks, shapes, state, tuple(subs))
 
@@ -117,11 +105,16 @@ def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Se
     """The same with the relays around it, and with what ranks share gathered and its gradient summed."""
     ranks, batch = setting.shapes.ranks, setting.batch
     size = setting.itemsize * setting.shapes.own_elements(sub.writes[0])
-    shared = shared_bytes(sub, setting)
-    gather = batch * sum(all_gather(device, ranks, each) for each in shared)
-    exposed = passage.seconds + gather
-    summed = batch * sum(all_gather(device, ranks, each) for each in shared[: len(shared) - sub.shared_masks])
-    back_exposed = passage.back_seconds + summed + (gather if option.choice.recompute else 0.0)
+    if option.choice.piece_rows:
+        shared, summed = around(option, sub, setting, device)
+    else:
+        each, rows = shared_bytes(sub, setting), setting.shapes.axes[sub.shares[0]][sub.shares[1]] if sub.shares else 0
+        shared = batch * sum(gather(device, ranks, one, rows) for one in each)
+        summed = batch * sum(reduce_scatter(device, ranks, one, rows) for one in each[: len(each) - sub.shared_masks])
+        summed += shared if option.choice.recompute else 0.0
+    # The relays of what the sub-module does not touch are hidden behind it.
+    exposed = passage.seconds + shared + max(0.0, passage.hidden - option.seconds)
+    back_exposed = passage.back_seconds + summed + max(0.0, passage.hidden - option.back_seconds)
     return replace(
         option,
         choice=msgspec.structs.replace(option.choice, layout=passage.text),

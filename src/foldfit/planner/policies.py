@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foldfit.errors import BadInput
-from foldfit.planner.options import Option, OptionTable, StackOptions, SubModuleOptions
+from foldfit.planner.option import Option
+from foldfit.planner.options import OptionTable, StackOptions, SubModuleOptions
 
 CHUNK_ROWS = 4
 """Rows of a slice of the policy `chunk`."""
@@ -39,9 +40,12 @@ def policy(function: Policy) -> Policy:
 
 
 def find_option(sub: SubModuleOptions, *, rows: int | None = None, recompute: bool = False, kernel: str = "reference") -> Option:
-    """The option of that kernel with at most `rows` rows a slice (None: all) that keeps or recomputes."""
+    """The option of that kernel with at most `rows` rows a slice (None: all) that keeps or recomputes, with what is shared whole."""
     fitting = [
-        o for o in sub.options if o.choice.kernel == kernel and o.choice.recompute == recompute and (rows is None or o.choice.rows <= rows)
+        o
+        for o in sub.options
+        if o.choice.kernel == kernel and o.choice.recompute == recompute and (rows is None or o.choice.rows <= rows)
+        and not o.choice.piece_rows
     ]
     if not fitting:
         raise BadInput(f"{sub.spec.name} has no option of kernel {kernel!r} with at most {rows} rows a slice")

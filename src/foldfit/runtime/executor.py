@@ -14,7 +14,7 @@ from foldfit.runtime.apply import Call, Kept, State
 from foldfit.runtime.dropout import drop_mask
 from foldfit.runtime.offload import Host
 from foldfit.runtime.parameters import Gradients
-from foldfit.runtime.ranks import ALONE, Ranks, layout_of
+from foldfit.runtime.ranks import ALONE, Begun, Ranks, layout_of
 
 Watch = Callable[[str, str], None]
 """Told (step, sub-module) after each sub-module that ran."""
@@ -53,6 +53,8 @@ class Executor:
         self.gradients: Gradients | None = None
         self.at: dict[str, int] = {}
         """The axis that each tensor at hand is sharded over, where it is not 0."""
+        self.under_way: dict[str, tuple[int, Begun]] = {}
+        """Relays beside the sub-module at hand: to which axis."""
         self.sums: list[torch.distributed.Work] = []
         """Sums of gradients over ranks that are under way."""
         self.own = [{name for sub in block for name, _ in (*sub.spec.reads, sub.spec.writes)} for block in blocks]
@@ -131,9 +133,10 @@ class Executor:
         self.owned |= written
         choices = self.plan.choices[choice]
         for i, c in enumerate(choices):
-            self.lay(state, c.layout)
+            self.lay(state, c.layout, beside=self.blocks[block][i])
             call = self.call(block, i, c)
             apply.forward(call, state, state[call.module.spec.writes[0]])
+            self.land(state)
             if i + 1 == len(choices):
                 self.lay(state, "")
             self.watch(f"run {block}", call.module.spec.name)
@@ -142,7 +145,7 @@ class Executor:
         state = self.enter(block)
         record = Record(self.plan.choices[choice], [])
         for i, c in enumerate(record.choices):
-            self.lay(state, c.layout)
+            self.lay(state, c.layout, beside=self.blocks[block][i])
             call = self.call(block, i, c)
             spec = call.module.spec
             inputs = {name: state[name] for name, _ in (*spec.reads, *((spec.shares,) if spec.shares else ()))}
@@ -150,6 +153,7 @@ class Executor:
             record.calls.append((inputs, kept))
             state[spec.writes[0]] = version
             del version, inputs, kept
+            self.land(state)
             if i + 1 == len(record.choices):
                 self.lay(state, "")
             self.watch(f"record {block}", spec.name)
@@ -166,22 +170,36 @@ class Executor:
         for i, c in reversed(list(enumerate(record.choices))):
             self.lay(self.grads, c.layout)
             call = self.call(block, i, c)
+            self.lay(self.grads, record.choices[i - 1].layout if i else "", beside=call.module, alone=True)
             inputs, kept = record.calls.pop()
             apply.backward(call, inputs, kept, self.grads, self.gradients)
             del inputs, kept
+            self.land(self.grads)
             if i == 0:
                 self.lay(self.grads, "")
             self.watch(f"backward {block}", call.module.spec.name)
         self.sums += self.ranks.begin_sum(self.gradients.of(self.blocks[block]))
 
-    def lay(self, tensors: State, layout: str) -> None:
-        """Relays what is sharded over another axis; an empty layout is home, axis 0, where alone everything always is."""
+    def lay(self, tensors: State, layout: str, beside: SubModule | None = None, alone: bool = False) -> None:
+        """Relays what is sharded over another axis; an empty layout is home, axis 0, where alone everything always is. What the
+        sub-module `beside` does not touch is relaid while it runs, until `land`; `alone`: nothing else."""
         wanted = layout_of(layout)
         for name in tensors:
-            new = wanted.get(name, 0)
-            if self.at.get(name, 0) != new:
-                tensors[name] = self.ranks.relay(tensors[name], 1 - new, new, self.masks[name].shape[1:])
+            new, whole = wanted.get(name, 0), self.masks[name].shape[1:]
+            if self.at.get(name, 0) == new:
+                continue
+            if beside is not None and name not in beside.spec.touches:
+                self.under_way[name] = new, self.ranks.begin_relay(tensors[name], 1 - new, new, whole)
+            elif not alone:
+                tensors[name] = self.ranks.relay(tensors[name], 1 - new, new, whole)
                 self.at[name] = new
+
+    def land(self, tensors: State) -> None:
+        """Waits for the relays under way."""
+        for name, (new, begun) in self.under_way.items():
+            (tensors[name],) = begun.wait()
+            self.at[name] = new
+        self.under_way.clear()
 
     def call(self, block: int, i: int, choice: Choice) -> Call:
         """Its i-th sub-module, ready to run. Dropout depends on the logical position only, so neither plan nor ranks change it."""

@@ -6,9 +6,10 @@ by at most one. A rank may have none.
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from math import prod
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from foldfit.errors import BadInput
+from foldfit.problem import relay_parts
+
+Tensors = tuple[Tensor, ...]
 
 TIMEOUT = timedelta(minutes=5)
 """After which a collective that a rank does not join ends the run."""
@@ -75,29 +79,56 @@ class Ranks:
     def relay(self, x: Tensor, old: int, new: int, whole: tuple[int, ...]) -> Tensor:
         """x [B, a0, a1, c] sharded over axis `old` -> the same sharded over axis `new`; `whole`: (a0, a1) of all ranks.
 
-        Makes the result and a buffer of one sample.
+        Makes the result and, sample by sample, a buffer of one, or buffers of two parts of a large one.
         """
-        mine, theirs = bounds(whole[new], self.size), bounds(whole[old], self.size)
-        shape = list(x.shape)
-        shape[1 + old], shape[1 + new] = whole[old], mine[self.rank][1] - mine[self.rank][0]
-        out = x.new_empty(shape)
-        for sample, result in zip(x, out, strict=True):
-            if new == 1:
-                received = result
-                sent = sample.new_empty(sample.numel())
-                pieces(sent, sample, new, mine, unpack=False)
-            else:
-                received = result.new_empty(result.numel())
-                sent = sample
-            row = result.numel() // whole[old] if whole[old] else 0
-            column = sample.numel() // whole[new] if whole[new] else 0
-            sizes = [(b - a) * row for a, b in theirs], [(b - a) * column for a, b in mine]
-            with self.waited(sent, received):
-                dist.all_to_all_single(received.view(-1), sent.reshape(-1), *sizes, group=self.group)
-            if new == 0:
-                pieces(received, result, old, theirs, unpack=True)
-            del sent, received
+        out = self.laid_out(x, old, new, whole)
+        parts = relay_parts(x.element_size() * most_elements(whole, self.size) * x.shape[-1])
+        for sample in range(len(x)):
+            for part in range(parts):
+                self.exchange(x[sample], out[sample], old, whole, part, parts).wait()
         return out
+
+    def begin_relay(self, x: Tensor, old: int, new: int, whole: tuple[int, ...]) -> "Begun":
+        """The same under way beside the computation, with the buffers of all samples; x stays as it is until it was waited for."""
+        out = self.laid_out(x, old, new, whole)
+        under_way = [self.exchange(x[sample], out[sample], old, whole, 0, 1) for sample in range(len(x))]
+
+        def end() -> None:
+            while under_way:
+                under_way.pop(0).wait()
+
+        return Begun(self, [], (x,), (out,), end)
+
+    def laid_out(self, x: Tensor, old: int, new: int, whole: tuple[int, ...]) -> Tensor:
+        start, stop = self.own(whole[new])
+        shape = list(x.shape)
+        shape[1 + old], shape[1 + new] = whole[old], stop - start
+        return x.new_empty(shape)
+
+    def exchange(self, x: Tensor, out: Tensor, old: int, whole: tuple[int, ...], part: int, parts: int) -> "Begun":
+        """Begins one part of a sample's relay, of x [a0, a1, c] into `out`: of all ranks' rows of axis 0 that part. What lies as it travels
+        is not copied: alone, the side that is sharded over axis 1."""
+        rows, columns = bounds(whole[0], self.size), bounds(whole[1], self.size)
+        spans = [(a + bounds(b - a, parts)[part][0], a + bounds(b - a, parts)[part][1]) for a, b in rows]
+        (first, last), begin = spans[self.rank], rows[self.rank][0]
+        by_row, by_column = (x, out) if old == 0 else (out, x)
+        # Of the side that has whole rows: this rank's rows of the part, every other rank's columns of them. Of the other side: all rows.
+        own = [by_row[first - begin : last - begin, a:b] for a, b in columns]
+        all_ = [by_column[a:b] for a, b in spans]
+        mine, theirs = (own, all_) if old == 0 else (all_, own)
+        sizes = [[piece.numel() for piece in side] for side in (theirs, mine)]
+        whole_side = parts == 1 and by_column.is_contiguous()
+        sent = x.view(-1) if whole_side and old == 1 else packed(mine)
+        received = out.view(-1) if whole_side and old == 0 else out.new_empty(sum(sizes[0]))
+        del mine, own, all_, by_row, by_column
+        with self.waited(sent, received, begun=x.is_cuda):
+            work = dist.all_to_all_single(received.view(-1), sent.view(-1), *sizes, group=self.group, async_op=x.is_cuda)
+
+        def end() -> None:
+            if received.data_ptr() != out.data_ptr():
+                unpack(received, theirs)
+
+        return Begun(self, [work] if work else [], (sent,), (received,), end)
 
     def gather(self, whole: Tensor) -> None:
         """Fills [R, ...], of which every rank has written its own rows, with those of the others."""
@@ -123,7 +154,7 @@ class Ranks:
                 if start < stop:
                     dist.reduce(whole[start:stop], dist.get_global_rank(self.group, rank), group=self.group)
 
-    def pass_on(self, tensors: tuple[Tensor, ...], rows: int) -> "Begun":
+    def pass_on(self, tensors: Tensors, rows: int) -> "Begun":
         """Begins to send the tensors to the next rank, and to receive as many of `rows` rows from the one before: wait for those."""
         out = tuple(x.new_empty(rows, *x.shape[1:]) for x in tensors)
         after, before = (dist.get_global_rank(self.group, (self.rank + step) % self.size) for step in (1, -1))
@@ -173,34 +204,47 @@ class Ranks:
 class Begun:
     """A collective under way: `sent` and `received` must stay as they are until it was waited for."""
 
-    def __init__(self, ranks: Ranks, works: list[dist.Work], sent: tuple[Tensor, ...], received: tuple[Tensor, ...]) -> None:
-        self.ranks, self.works, self.sent, self.received = ranks, works, sent, received
+    def __init__(
+        self, ranks: Ranks, works: list[dist.Work], sent: Tensors, received: Tensors, end: Callable[[], None] | None = None
+    ) -> None:
+        self.ranks, self.works, self.sent, self.received, self.end = ranks, works, sent, received, end
 
-    def wait(self) -> tuple[Tensor, ...]:
+    def wait(self) -> Tensors:
         """What was received; the computation waits for it, not the host."""
         if self.works:
             with self.ranks.waited(*self.received, *self.sent, begun=True):
                 for work in self.works:
                     work.wait()
                 self.works.clear()
+        if self.end:
+            self.end()
+        self.end = None
         received, self.sent, self.received = self.received, (), ()
         return received
 
 
-def pieces(flat: Tensor, x: Tensor, axis: int, spans: list[tuple[int, int]], unpack: bool) -> None:
-    """Between x and its pieces along `axis`, one after the other in `flat`."""
-    at = 0
-    for start, stop in spans:
-        part = x.narrow(axis, start, stop - start)
-        piece = flat.view(-1)[at : at + part.numel()].view(part.shape)
-        (part if unpack else piece).copy_(piece if unpack else part)
-        at += part.numel()
+def packed(parts: list[Tensor]) -> Tensor:
+    """One after the other."""
+    flat = parts[0].new_empty(sum(part.numel() for part in parts))
+    for piece, part in zip(flat.split([part.numel() for part in parts]), parts, strict=True):
+        piece.view(part.shape).copy_(part)
+    return flat
+
+
+def unpack(flat: Tensor, parts: list[Tensor]) -> None:
+    for piece, part in zip(flat.split([part.numel() for part in parts]), parts, strict=True):
+        part.copy_(piece.view(part.shape))
+
+
+def most_elements(whole: tuple[int, ...], size: int) -> int:
+    """Of a tensor [a0, a1] the most that one of `size` ranks has, whichever axis is shared."""
+    return max(-(-n // size) * (prod(whole) // n) for n in whole)
 
 
 @contextlib.contextmanager
 def let_go(*tensors: Tensor) -> Iterator[None]:
     """Waits until nothing else holds the tensors: gloo's threads do so for a moment after their result is there, and what they
-    hold, nobody can free. After a second it goes on anyway."""
+    hold, nobody can free. Seen by uses of the storage, so a collective gets views. After a second it goes on anyway."""
     storages = [x.untyped_storage() for x in tensors]
     before = [torch._C._storage_Use_Count(s._cdata) for s in storages]
     yield

@@ -91,6 +91,11 @@ class SubModuleSpec:
     dropout_over: Literal["r", "n"] = "r"
     """The axis (in mapped order) along which the dropout mask is the same: AF2 Suppl. 1.11.6."""
 
+    @property
+    def touches(self) -> frozenset[str]:
+        """The state tensors that it reads, shares or writes."""
+        return frozenset(name for name, _ in (*self.reads, self.writes, *((self.shares,) if self.shares else ())))
+
 
 @dataclass(frozen=True)
 class StackSpec:
