@@ -1,9 +1,13 @@
-"""One sample on several GPUs of a host, promised against measured, with one GPU beside them.
+"""One sample on several GPUs of a host beside one GPU: promised and measured, in one call of at most 8 minutes.
 
-    for n in 1 2 4; do torchrun --standalone --nproc-per-node $n benchmarks/ranks.py --device H200 --json results/ranks_h200_$n.json; done
+    python benchmarks/ranks.py --out FOLDER [--device cuda|cpu] [--gpus 1 2 4] [--minutes 8]
 
-Rows: training of 48 Evoformer blocks and inference, under `auto`, eagerly, at a limit a GPU that every number of them can keep. Efficiency:
-t1 / (N tN) of the same row; `exposed`: seconds between begin and end of the collectives that the computation waits for.
+Collectives first (`foldfit profile --gpus N`), so that plans stand on them; then every row on each number of GPUs, by torchrun, in the order of
+the table below, the most wanted first. A row that fails says so and the others go on, in new processes where need be; what time does not
+suffice for is `skipped`. FOLDER gets ranks.json (all rows), costs.json (the database with the collectives) and log.txt.
+
+Efficiency: t1 / (N tN) of the same row. `exposed`: seconds between begin and end of the collectives that the computation waits for, in an
+eager run. Peaks are compared under the policies that do not fill the limit: large, chunk. `check`: outputs and gradients against one rank's, fp32.
 """
 
 import argparse
@@ -11,79 +15,353 @@ import datetime
 import gc
 import json
 import os
+import subprocess
 import sys
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-import torch
+import msgspec
 
+from foldfit.cost.database import costs_file, load_costs
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import DoesNotFit
+from foldfit.planner.api import longest_n_res
 from foldfit.planner.build import make_plan
 from foldfit.planner.options import option_table
+from foldfit.planner.policies import BlockChoice
+from foldfit.plans import Plan
 from foldfit.problem import Problem, Stack
-from foldfit.runtime.job import job_of
-from foldfit.runtime.launch import joined, worst
-from foldfit.runtime.measure import measure
-from foldfit.runtime.ranks import Ranks
 
-ROWS = [
-    ("train", "bf16", 128, 256, 48, 12e9), ("train", "bf16", 512, 256, 48, 12e9), ("train", "bf16", 512, 384, 48, 12e9),
-    ("train", "fp32", 512, 384, 48, 24e9), ("infer", "bf16", 128, 2048, 12, 16e9), ("infer", "bf16", 512, 2048, 12, 16e9),
-    ("infer", "tf32", 128, 2048, 12, 32e9),
-]  # fmt: skip
-"""(mode, precision, n_seq, n_res, blocks, limit in bytes a GPU)"""
-SMALL = [("train", "fp32", 16, 24, 2, 1e9), ("infer", "fp32", 16, 24, 2, 1e9)]
+
+@dataclass(frozen=True)
+class Row:
+    """`limit`: bytes a GPU. `what`: "run", "check", or "longest": the longest n_res at that limit, one block of it run once."""
+
+    mode: str
+    precision: str
+    n_seq: int
+    n_res: int
+    blocks: int = 48
+    limit: float = 24e9
+    launch: str = "graph"
+    policy: str = "auto"
+    what: str = "run"
+
+
+ROWS = (
+    Row("train", "fp32", 24, 50, 2, launch="eager", what="check"),
+    Row("train", "fp32", 24, 50, 2, what="check"),
+    Row("train", "fp32", 24, 50, 2, launch="eager", policy="pieces", what="check"),
+    Row("train", "bf16", 512, 384),
+    Row("infer", "bf16", 128, 2048, 12),
+    Row("train", "bf16", 512, 384, launch="eager"),
+    Row("infer", "bf16", 128, 2048, 12, launch="eager"),
+    Row("infer", "bf16", 512, 2048, 12, launch="eager"),
+    Row("train", "bf16", 512, 256),
+    Row("train", "bf16", 128, 256),
+    Row("infer", "bf16", 128, 2048, 48, 16e9, launch="eager", what="longest"),
+    Row("train", "bf16", 512, 384, 12, policy="large"),
+    Row("infer", "bf16", 128, 2048, 2, launch="eager", policy="chunk"),
+    Row("infer", "tf32", 128, 2048, 12, 48e9, launch="eager"),
+    Row("train", "tf32", 512, 384, 48, 48e9),
+    Row("train", "bf16", 128, 256, 12, policy="small"),
+    Row("train", "bf16", 128, 256, 12, policy="large"),
+    Row("train", "bf16", 128, 256, 4, policy="chunk", launch="eager"),
+    Row("infer", "tf32", 512, 2048, 12, 48e9, launch="eager"),
+)
+SMALL = (
+    Row("train", "fp32", 8, 14, 1, launch="eager", what="check"),
+    Row("train", "fp32", 8, 14, 1, launch="eager", policy="pieces", what="check"),
+    Row("train", "fp32", 16, 24, 2, 1e9, "eager"),
+    Row("train", "fp32", 16, 24, 2, 1e9),  # there is no such launch here: the row says so
+    Row("infer", "fp32", 16, 24, 2, 1e9, "eager", "chunk"),
+    Row("infer", "fp32", 16, 24, 1, 2.5e7, "eager", what="longest"),
+)
 """For a machine without GPUs: whether the script runs."""
 
 
-def problem_of(row: tuple, device: Device, world: int) -> Problem:
-    mode, precision, n_seq, n_res, blocks, limit = row
+def device_of(name: str, costs: str) -> Device:
+    if name == "cuda":
+        from foldfit.profile.here import cuda_device
+
+        return replace(cuda_device(), costs=costs)
+    return replace(find_device(name), costs=costs)
+
+
+def problem_of(row: Row, device: Device, world: int) -> Problem:
     return Problem(
-        stacks=(Stack("evoformer", blocks, n_seq),), n_res=n_res, mode=mode, precision=precision,
-        parameters={"tf32": "fp32"}.get(precision, precision), dropout=mode == "train", memory=int(limit), device=device.name,
-        device_type="cpu" if device.name == "cpu" else "cuda", world=world, axial=world,
+        stacks=(Stack("evoformer", row.blocks, row.n_seq),), n_res=row.n_res, mode=row.mode, precision=row.precision,
+        parameters={"tf32": "fp32"}.get(row.precision, row.precision), dropout=row.mode == "train" and row.what == "run", memory=int(row.limit),
+        launch=row.launch, device=device.name, device_type="cpu" if device.name == "cpu" else "cuda", world=world, axial=world,
     )  # fmt: skip
 
 
-def run(problem: Problem, device: Device, ranks: Ranks, policy: str) -> dict:
-    try:
-        plan = make_plan(option_table(problem, device), policy)
-    except DoesNotFit as error:
-        return {"does_not_fit": error.need}
+def pieces(table) -> list[BlockChoice]:
+    """All that can come in pieces of a few rows does, in several slices, and everything is recomputed."""
+    chosen = []
+    for sub in table.stacks[0].sub_modules:
+        some = [o for o in sub.options if o.choice.recompute and o.choice.kernel == "reference"]
+        some = [o for o in some if o.choice.piece_rows] or some
+        chosen.append(min(some, key=lambda o: (o.choice.piece_rows, abs(o.choice.rows - 5))))
+    return [BlockChoice(tuple(chosen))]
+
+
+def plan_of(problem: Problem, device: Device, policy: str) -> Plan:
+    own = policy == "pieces" and problem.axial > 1
+    return make_plan(option_table(problem, device), "benchmarks.ranks:pieces" if own else "auto" if policy == "pieces" else policy)
+
+
+def run(row: Row, device: Device, ranks) -> dict:
+    from foldfit.runtime.job import job_of
+    from foldfit.runtime.launch import worst
+    from foldfit.runtime.measure import measure
+
+    problem, out = problem_of(row, device, ranks.size), {}
+    if row.what == "longest":
+        longest = longest_n_res(problem, device)
+        whole = longest_n_res(msgspec.structs.replace(problem, memory=device.memory - device.reserved), device)
+        out = {"longest_n_res": longest, "longest_n_res_on_all_memory": whole}
+        problem = msgspec.structs.replace(problem, n_res=longest, stacks=(Stack("evoformer", 1, row.n_seq),))
+    plan = plan_of(problem, device, row.policy)
     job = job_of(plan, ranks=ranks)
-    m = worst(measure(job.model, job.inputs, plan, repeat=3, warmup=1))
-    return {
+    timed = 0 if row.what == "longest" else 3
+    m = worst(measure(job.model, job.inputs, plan, repeat=timed, warmup=min(timed, 1)))
+    in_pieces = sum(c.piece_rows > 0 for chosen in plan.choices.values() for c in chosen)
+    return out | {
         "promised_peak": m.promised_peak_bytes, "peak": m.peak_bytes, "rank_peaks": m.rank_peaks, "promised_seconds": m.promised_seconds,
-        "seconds": m.seconds, "promised_exposed": m.promised_exposed, "exposed": m.exposed, "costs": plan.costs,
+        "seconds": m.seconds, "promised_exposed": m.promised_exposed, "exposed": m.exposed, "costs": plan.costs, "in_pieces": in_pieces,
+        "kept": m.kept,
     }  # fmt: skip
+
+
+def check(row: Row, device: Device, ranks) -> dict:
+    """The largest error of outputs and gradients, relative to the largest gradient where its own is small."""
+    import torch
+
+    from foldfit.runtime.ranks import ALONE
+    from foldfit.runtime.shards import shard, unshard
+    from foldfit.runtime.trunk import Trunk
+
+    def step(over) -> list:
+        torch.manual_seed(0)
+        problem = problem_of(row, device, over.size)
+        plan = plan_of(problem, device, row.policy)
+        model = Trunk(*((s.name, s.blocks, s.widths) for s in problem.stacks)).to(problem.device_type).over(over.group)
+        generator = torch.Generator().manual_seed(1)
+        shapes = {"m": (row.n_seq, row.n_res, 256), "z": (row.n_res, row.n_res, 128)}
+        state = {k: torch.randn(s, generator=generator).to(problem.device_type).requires_grad_() for k, s in shapes.items()}
+        masks = {k: (torch.rand(s[:-1], generator=generator) > 0.2).float().to(problem.device_type) for k, s in shapes.items()}
+        for _ in range(2):  # a graph is captured in the first one
+            model.zero_grad()
+            for x in state.values():
+                x.grad = None
+            parts = {k: shard(x, over.group, dim=0) for k, x in state.items()} if over.size > 1 else state
+            out = model.run(parts, masks, plan)
+            out = {k: unshard(x, over.group, dim=0) for k, x in out.items()} if over.size > 1 else out
+            sum(x.square().mean() for x in out.values()).backward()
+        tensors = [*out.values(), *(x.grad for x in state.values()), *(p.grad for p in model.parameters())]
+        return [x.detach().double() for x in tensors]
+
+    one, several = step(ALONE), step(ranks)
+    scale = max(float(x.norm()) for x in one[2:])
+    errors = [float((a - b).norm() / (a.norm() + 1e-3 * scale)) for a, b in zip(one, several, strict=True)]
+    return {"error": None, "largest_error": max(errors), "of": len(errors)}
+
+
+def work(args: argparse.Namespace, rows: tuple[Row, ...]) -> None:
+    """One process of torchrun: rows from number `--skip` on, each a line of `--rows`, written by the first rank."""
+    import torch
+    import torch.distributed as dist
+
+    from foldfit.runtime import launch
+    from foldfit.runtime.captured import CAPTURED
+
+    launch.TIMEOUT = datetime.timedelta(seconds=60)
+    device, world = device_of(args.device, args.costs), int(os.environ.get("WORLD_SIZE", 1))
+    with launch.joined(problem_of(replace(rows[0], launch="eager"), device, world)) as ranks:
+        for i, row in enumerate(rows[args.skip :], args.skip):
+            late = [time.time() > args.deadline]
+            if world > 1:
+                dist.broadcast_object_list(late)
+            found, begin, fatal = vars(row) | {"ranks": world}, time.perf_counter(), False
+            try:
+                found |= {"skipped": "out of time"} if late[0] else (check if row.what == "check" else run)(row, device, ranks)
+            except DoesNotFit as error:
+                found |= {"does_not_fit": error.need}
+            except Exception as error:
+                found |= {"error": f"{type(error).__name__}: {error}".split("\n")[0][:300]}
+                fatal = device.name != "cpu"
+            found["row"], found["took"] = i, round(time.perf_counter() - begin, 1)
+            if ranks.is_first:
+                with open(args.rows, "a") as f:
+                    f.write(json.dumps(found) + "\n")
+            if fatal:  # who knows what state the device is in
+                print(f"rank {ranks.rank}, row {i}: {found['error']}", file=sys.stderr, flush=True)
+                os._exit(9)
+            CAPTURED.clear()
+            gc.collect()
+            if device.name != "cpu":
+                torch.cuda.empty_cache()
+
+
+class Torchrun:
+    """The rows on so many GPUs, by processes that are started again after a row that ended them."""
+
+    def __init__(self, args: argparse.Namespace, gpus: int, first: int, seconds: float) -> None:
+        self.args, self.gpus, self.first = args, gpus, first
+        self.rows, self.until = Path(args.out) / f"rows{gpus}.jsonl", time.time() + seconds
+        self.rows.unlink(missing_ok=True)
+        self.count = len(SMALL if args.device == "cpu" else ROWS)
+        self.start()
+
+    def done(self) -> int:
+        return len(self.rows.read_text().splitlines()) if self.rows.exists() else 0
+
+    def start(self) -> None:
+        own = [__file__, "--out", self.args.out, "--device", self.args.device, "--costs", str(Path(self.args.out) / "costs.json")]
+        own += ["--rows", str(self.rows), "--skip", str(self.done()), "--deadline", str(self.until - 15)]
+        self.process = started(self.gpus, self.first, own, self.args.out)
+
+    def poll(self) -> bool:
+        """Whether there is more to wait for."""
+        if self.process.poll() is None and time.time() < self.until + 15:
+            return True
+        stop(self.process)
+        late = time.time() > self.until
+        while self.done() < self.count:
+            if not late and self.process.returncode == 9 and self.last_was_error():
+                pass
+            else:
+                i = self.done()
+                row = vars((SMALL if self.args.device == "cpu" else ROWS)[i]) | {"ranks": self.gpus, "row": i}
+                text = {"skipped": "out of time"} if late else {"error": f"its processes ended with exit code {self.process.returncode}"}
+                with open(self.rows, "a") as f:
+                    f.write(json.dumps(row | text) + "\n")
+                if late:
+                    continue
+            if self.done() < self.count:
+                self.start()
+                return True
+        return False
+
+    def last_was_error(self) -> bool:
+        lines = self.rows.read_text().splitlines() if self.rows.exists() else []
+        return bool(lines) and "error" in json.loads(lines[-1])
+
+
+def started(gpus: int, first: int, command: list[str], out: str) -> subprocess.Popen:
+    """By torchrun, on the GPUs first, first + 1, ..."""
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(str(first + i) for i in range(gpus)), "OMP_NUM_THREADS": "1"}
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env.get("PYTHONPATH", "")])
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus), *command]
+    with open(Path(out) / "log.txt", "a") as log:
+        return subprocess.Popen(run, env=env, stdout=log, stderr=log)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """torchrun ends its ranks when it is asked to."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
+
+
+def profile(args: argparse.Namespace, gpus: int, first: int, seconds: float) -> None:
+    """The collectives between so many, into FOLDER/collectives.json."""
+    memory = "40MiB" if args.device == "cpu" else "8GiB"
+    own = ["-m", "foldfit", "profile", "--gpus", str(gpus), "--device", args.device, "--memory", memory]
+    process = started(gpus, first, [*own, "--costs", str(Path(args.out) / "collectives.json")], args.out)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        stop(process)
+
+
+def database(args: argparse.Namespace) -> int:
+    """FOLDER/costs.json: what plans for this device stand on anyway, with the collectives. Returns how many there are."""
+    device = device_of(args.device, "")
+    measured, shipped = Path(args.out) / "collectives.json", costs_file(device)
+    links = load_costs(measured) if measured.exists() else None
+    costs = load_costs(shipped) if shipped else links
+    if costs and links:
+        costs = msgspec.structs.replace(costs, collectives=links.collectives)
+    if costs:
+        costs.save(Path(args.out) / "costs.json")
+    measured.unlink(missing_ok=True)
+    return len(costs.collectives) if costs else 0
+
+
+def drive(args: argparse.Namespace) -> None:
+    import torch
+
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "log.txt").unlink(missing_ok=True)
+    begin, several = time.time(), [n for n in args.gpus if n > 1]
+    for n in several:
+        profile(args, n, 0, 45)
+    print(f"{database(args)} collectives after {time.time() - begin:.0f} s", flush=True)
+    # One GPU beside the first of the others, where the host has enough of them; then the rest, one after the other.
+    count = torch.cuda.device_count() if args.device != "cpu" else 99
+    turns = [[n] for n in args.gpus]
+    if 1 in args.gpus and several and 1 + several[0] <= count:
+        turns = [[1, several[0]], *([n] for n in several[1:])]
+    for i, turn in enumerate(turns):
+        seconds = (60 * args.minutes - (time.time() - begin)) / (len(turns) - i) - 15
+        running = [Torchrun(args, n, 0 if n == 1 or len(turn) == 1 else 1, seconds) for n in turn]
+        while running:
+            running = [r for r in running if r.poll()]
+            time.sleep(0.2)
+        print(f"{turn} done after {time.time() - begin:.0f} s", flush=True)
+    rows = [json.loads(line) for n in args.gpus for line in (out / f"rows{n}.jsonl").read_text().splitlines()]
+    for n in args.gpus:
+        (out / f"rows{n}.jsonl").unlink()
+    name = "cpu" if args.device == "cpu" else torch.cuda.get_device_name()
+    head = {"device": name, "devices": count, "torch": torch.__version__, "python": sys.version.split()[0]}
+    text = json.dumps(head | {"date": datetime.date.today().isoformat(), "rows": rows}, indent=1)
+    (out / "ranks.json").write_text(text + "\n")
+    print(table(rows))
+
+
+def table(rows: list[dict]) -> str:
+    alone = {r["row"]: r for r in rows if r["ranks"] == 1}
+    lines = [f"{'row':44}{'GPUs':>5}{'seconds':>10}{'promised':>10}{'efficiency':>11}{'exposed':>9}{'promised':>9}{'peak GB':>9}{'of 1':>6}{'kept':>6}"]
+    for r in sorted(rows, key=lambda r: (r["row"], r["ranks"])):
+        sizes = f"{r['mode']} {r['precision']} {r['n_seq']}, {r['n_res']} x {r['blocks']} {r['launch']} {r['policy']}"
+        line, one = f"{sizes:44}{r['ranks']:>5}", alone.get(r["row"], {})
+        if "largest_error" in r:
+            line += f"  largest error {r['largest_error']:.1e} of {r['of']} tensors"
+        elif "seconds" in r:
+            efficiency = f"{100 * one['seconds'] / r['ranks'] / r['seconds']:.1f} %" if "seconds" in one else ""
+            of_one = f"{r['peak'] / one['peak']:.2f}" if "peak" in one else ""
+            line += f"{r['seconds']:>10.4f}{r['promised_seconds']:>10.4f}{efficiency:>11}{1e3 * r['exposed']:>6.0f} ms{1e3 * r['promised_exposed']:>6.0f} ms"
+            line += f"{r['peak'] / 1e9:>9.2f}{of_one:>6}{'yes' if r['kept'] else 'NO':>6}"
+            line += f"  longest {r['longest_n_res']}, {r['longest_n_res_on_all_memory']} on all memory" if r["what"] == "longest" else ""
+            line += f"  {r['in_pieces']} in pieces" if r["in_pieces"] else ""
+        else:
+            line += "  " + next(f"{k}: {r[k]}" for k in ("error", "does_not_fit", "skipped") if k in r)
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="H200")
-    parser.add_argument("--costs", default="")
-    parser.add_argument("--policy", nargs="+", default=["auto"], help="also the study's: small large chunk")
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--out", required=True, metavar="FOLDER")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--minutes", type=float, default=8)
+    for name, kind in (("costs", str), ("rows", str), ("skip", int), ("deadline", float)):
+        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    device, world = replace(find_device(args.device), costs=args.costs), int(os.environ.get("WORLD_SIZE", 1))
-    table = SMALL if device.name == "cpu" else ROWS
-    rows = []
-    with joined(problem_of(table[0], device, world)) as ranks:
-        for row in table:
-            for policy in args.policy:
-                names = ("mode", "precision", "n_seq", "n_res", "blocks", "limit")
-                found = dict(zip(names, row, strict=True)) | {"ranks": world, "policy": policy}
-                rows.append(found | run(problem_of(row, device, world), device, ranks, policy))
-                if ranks.is_first:
-                    print(json.dumps(rows[-1]), flush=True)
-                gc.collect()
-                if device.name != "cpu":
-                    torch.cuda.empty_cache()
-        if args.json and ranks.is_first:
-            name = "cpu" if device.name == "cpu" else torch.cuda.get_device_name()
-            head = {"device": name, "ranks": world, "torch": torch.__version__, "python": sys.version.split()[0]}
-            with open(args.json, "w") as f:
-                json.dump(head | {"date": datetime.date.today().isoformat(), "rows": rows}, f, indent=1)
+    if args.rows:
+        args.costs = args.costs if Path(args.costs).exists() else ""
+        work(args, SMALL if args.device == "cpu" else ROWS)
+    else:
+        drive(args)
 
 
 if __name__ == "__main__":

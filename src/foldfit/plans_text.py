@@ -30,7 +30,7 @@ def plan_rows(plan: "Plan") -> list[Row]:
         ("promised time", f"{format_seconds(plan.promised.seconds)} ({plan.costs} costs)"),
     ]
     if p.axial > 1:
-        rows.append(("collectives", f"{format_seconds(plan.promised.exposed)} of the time, modelled"))
+        rows.append(("collectives", f"{format_seconds(plan.promised.exposed)} of the time, which nothing hides"))
         rows.append(("layouts", layouts(plan)))
     if plan.promised.host_bytes:
         moved = sum(step.startswith("offload") for step in plan.schedule)
@@ -72,7 +72,7 @@ def choice_rows(plan: "Plan") -> list[tuple[str, str, str]]:
             (
                 name,
                 uses,
-                " ".join(f"{c.rows}{'r' if c.recompute else ''}{'' if c.kernel == 'reference' else ':' + c.kernel}" for c in choices),
+                " ".join(f"{c.rows}{'r' if c.recompute else ''}{f'/{c.piece_rows}' if c.piece_rows else ''}{'' if c.kernel == 'reference' else ':' + c.kernel}" for c in choices),
             )
         )
     return out
@@ -81,7 +81,8 @@ def choice_rows(plan: "Plan") -> list[tuple[str, str, str]]:
 def plan_table(plan: "Plan") -> str:
     width = max(len(name) for name, _ in plan_rows(plan))
     lines = [f"{name:<{width}}  {text}" for name, text in plan_rows(plan)]
-    lines.append("choices: rows a slice of each sub-module, r where backward recomputes it")
+    pieces = ", / and rows of the pieces that go around" if any(c.piece_rows for chosen in plan.choices.values() for c in chosen) else ""
+    lines.append("choices: rows a slice of each sub-module, r where backward recomputes it" + pieces)
     lines += [f"  {name}: {uses}: {text}" for name, uses, text in choice_rows(plan)]
     return "\n".join(lines)
 

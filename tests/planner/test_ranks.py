@@ -69,7 +69,6 @@ def test_a_comparison_says_what_more_ranks_buy():
     [
         ({"axial": 3}, BadInput),
         ({"world": 0}, BadInput),
-        ({"launch": "graph"}, NotSupported),
         ({"mode": "infer", "dropout": False, "inputs": "overwritten"}, NotSupported),
     ],
 )

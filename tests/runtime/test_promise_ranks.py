@@ -6,7 +6,8 @@ import torch.distributed as dist
 
 from foldfit.cost.devices import find_device
 from foldfit.planner.build import make_plan
-from foldfit.planner.options import option_table
+from foldfit.planner.options import OptionTable, option_table
+from foldfit.planner.policies import BlockChoice
 from foldfit.plans import Plan
 from foldfit.problem import Problem
 from foldfit.runtime.job import job_of
@@ -34,7 +35,22 @@ def plans(size: int) -> list[Plan]:
             if (mode == "train") == bool((i + size) % 2) or size == 2:
                 limit = int(least + LIMITS[i % 2] * (most - least))
                 out.append(make_plan(option_table(msgspec.structs.replace(problem, memory=limit), device)))
+            if i < 2 and (mode == "train") == (size == 3):
+                out.append(make_plan(option_table(problem, device), f"{__name__}:in_pieces"))
     return out
+
+
+def in_pieces(table: OptionTable) -> list[BlockChoice]:
+    """What can come in pieces does, in thin slices; the rest recomputes."""
+    again = table.problem.mode == "train"
+    blocks = []
+    for stack in table.stacks:
+        chosen = []
+        for sub in stack.sub_modules:
+            some = [o for o in sub.options if bool(o.choice.piece_rows) == bool(sub.spec.prepared) and o.choice.recompute == again]
+            chosen.append(min(some, key=lambda o: (o.choice.rows, -o.choice.piece_rows)))
+        blocks.append(BlockChoice(tuple(chosen)))
+    return blocks
 
 
 def kept(rank: int, size: int) -> None:

@@ -43,6 +43,8 @@ def check_plan(trunk: "Trunk", plan: Plan) -> None:
                 raise NotSupported(f"choice {name} of the plan wants kernel {choice.kernel!r}; known: {', '.join(KERNELS)}")
             if choice.rows < 1 or choice.share_rows < 0:
                 raise BadInput(f"choice {name} of the plan has {choice.rows} rows a slice: expected at least 1")
+            if choice.piece_rows < 0 or (choice.piece_rows and plan.problem.axial == 1):
+                raise BadInput(f"choice {name} of the plan has pieces of {choice.piece_rows} rows on {plan.problem.axial} ranks: plan again")
             if bool(choice.layout) != (plan.problem.axial > 1) or not re.fullmatch(r"(\w[01]( \w[01])*)?", choice.layout):
                 raise BadInput(f"choice {name} of the plan has the layout {choice.layout!r} on {plan.problem.axial} ranks: plan again")
     for step in plan.schedule:
@@ -65,6 +67,9 @@ def check_step(step: str, plan: Plan, stack_of: list) -> None:
         need = len(stack_of[int(rest[0])].sub_modules)
         if len(plan.choices[rest[1]]) != need:
             raise BadInput(f"choice {rest[1]} has {len(plan.choices[rest[1]])} sub-modules, the block of {step!r} {need}")
+        for sub, choice in zip(stack_of[int(rest[0])].sub_modules, plan.choices[rest[1]], strict=True):
+            if choice.piece_rows and not (sub.prepared and (name == "run" or choice.recompute)):
+                raise BadInput(f"the plan's step {step!r} has {sub.name} in pieces: it needs all at once, or keeps what it would recompute")
 
 
 def check_kept(plan: Plan) -> None:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from foldfit.errors import BadInput, FoldfitError, MissingEnvironment
 from foldfit.problem import Problem
+from foldfit.runtime.captured import CAPTURED
 from foldfit.runtime.measure import Measured
 from foldfit.runtime.ranks import ALONE, TIMEOUT, Ranks
 
@@ -43,15 +44,16 @@ def joined(problem: Problem) -> Iterator[Ranks]:
     mesh = dist.init_device_mesh(problem.device_type, (problem.world // problem.axial, problem.axial), mesh_dim_names=("data", "axial"))
     try:
         yield Ranks(mesh["axial"].get_group(), dist.group.WORLD)
-    except FoldfitError as error:
+    except (FoldfitError, torch.OutOfMemoryError) as error:
         error.args = (f"rank {rank}: {error}",)
         raise
     leave()
 
 
 def leave() -> None:
-    """Ends the process group. A cycle of frames, which torch's own late imports make, may hold it still: gloo's threads would
+    """Ends the process group, and the graphs before it that its collectives are captured in: NCCL waits for them. A cycle of frames, which torch's own late imports make, may hold it still: gloo's threads would
     outlive the interpreter, which aborts then."""
+    CAPTURED.clear()
     gc.collect()
     dist.barrier()
     dist.destroy_process_group()

@@ -41,7 +41,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """Of the buffers on the host, of which every byte is our own."""
     promised_host_bytes: int = 0
     exposed: float = 0.0
-    """Seconds of the last timed run that went by between the beginning and the end of collectives of several ranks."""
+    """Seconds of the last timed run that went by between the beginning and the end of collectives of several ranks; 0 under a
+    graph, in which nothing is timed."""
     promised_exposed: float = 0.0
     rank_peaks: tuple[int, ...] = ()
     """Peak bytes of every rank, where there are several: `peak_bytes` is the largest."""

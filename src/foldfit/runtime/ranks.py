@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from foldfit.errors import BadInput
+from foldfit.errors import BadInput, FoldfitError
 from foldfit.problem import relay_parts
 
 Tensors = tuple[Tensor, ...]
@@ -188,6 +188,23 @@ class Ranks:
         if self.group is not None:
             dist.broadcast(x, dist.get_global_rank(self.group, 0), group=self.group)
         return x
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what may fail on one rank alone: it raises on all of them then, BadInput with whose error it was on the others."""
+        failed: FoldfitError | None = None
+        try:
+            yield
+        except FoldfitError as error:
+            failed = error
+        said = [""] * self.size
+        if self.group is not None:
+            dist.all_gather_object(said, str(failed or ""), group=self.group)
+        if failed:
+            raise failed
+        for rank, text in enumerate(said):
+            if text:
+                raise BadInput(f"rank {rank} cannot go on: {text}")
 
     def agree(self, **facts: Any) -> None:
         """Raises BadInput, on every rank, where one has other facts than the first: what differs, and whose."""

@@ -1,11 +1,13 @@
 """The trunks as ordinary nn.Modules: hand them a plan, or none for the default one."""
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from foldfit._version import __version__
 from foldfit.errors import BadInput
 from foldfit.model import SUB_MODULES, SubModule
 from foldfit.model.weights import Weights, count_blocks, load_stack, read_npz
@@ -87,8 +89,9 @@ class Trunk(nn.Module):
         )
         if plan is None:
             plan = default_plan(self, state, "train" if train else "infer")
-        check_plan(self, plan)
-        batch, state, masks = check_inputs(self, plan, state, masks, train)
+        with contextlib.nullcontext() if plan.digest in self.agreed else self.ranks.together():
+            check_plan(self, plan)
+            batch, state, masks = check_inputs(self, plan, state, masks, train)
         self.agree(plan, masks)
         names = list(state)
         run: Executor | Replay
@@ -113,7 +116,7 @@ class Trunk(nn.Module):
         if plan.digest in self.agreed or self.ranks is ALONE:
             return
         parameters = checksum(list(self.parameters()))
-        self.ranks.agree(version=plan.version, plan=plan.digest, parameters=parameters, masks=checksum(list(masks.values())))
+        self.ranks.agree(version=__version__, plan=plan.digest, parameters=parameters, masks=checksum(list(masks.values())))
         self.agreed.add(plan.digest)
 
 
