@@ -2,12 +2,13 @@
 
     python benchmarks/ranks.py --out FOLDER [--device cuda|cpu] [--gpus 1 2 4] [--minutes 8]
 
-Collectives first (`foldfit profile --gpus N`), so that plans stand on them; then every row on each number of GPUs, by torchrun, in the order of
-the table below, the most wanted first. A row that fails says so and the others go on, in new processes where need be; what time does not
-suffice for is `skipped`. FOLDER gets ranks.json (all rows), costs.json (the database with the collectives) and log.txt.
+Collectives first (`foldfit profile --gpus N`), so that plans stand on them; then every row on each number of GPUs, by torchrun, in the
+order of the table below, the most wanted first. A row that fails says so and the others go on, in new processes where need be; what
+time does not suffice for is `skipped`. FOLDER gets ranks.json (all rows), costs.json (the database with the collectives) and log.txt.
 
-Efficiency: t1 / (N tN) of the same row. `exposed`: seconds between begin and end of the collectives that the computation waits for, in an
-eager run. Peaks are compared under the policies that do not fill the limit: large, chunk. `check`: outputs and gradients against one rank's, fp32.
+Efficiency: t1 / (N tN) of the same row. `exposed`: seconds between begin and end of the collectives that the computation waits for, in
+an eager run. Peaks are compared under the policies that do not fill the limit: large, chunk. `check`: outputs and gradients, fp32, against
+one rank's.
 """
 
 import argparse
@@ -92,8 +93,8 @@ def device_of(name: str, costs: str) -> Device:
 def problem_of(row: Row, device: Device, world: int) -> Problem:
     return Problem(
         stacks=(Stack("evoformer", row.blocks, row.n_seq),), n_res=row.n_res, mode=row.mode, precision=row.precision,
-        parameters={"tf32": "fp32"}.get(row.precision, row.precision), dropout=row.mode == "train" and row.what == "run", memory=int(row.limit),
-        launch=row.launch, device=device.name, device_type="cpu" if device.name == "cpu" else "cuda", world=world, axial=world,
+        parameters={"tf32": "fp32"}.get(row.precision, row.precision), dropout=row.mode == "train" and row.what == "run",
+        memory=int(row.limit), launch=row.launch, device=device.name, device_type="cpu" if device.name == "cpu" else "cuda", world=world, axial=world,
     )  # fmt: skip
 
 
@@ -329,7 +330,17 @@ def drive(args: argparse.Namespace) -> None:
 
 def table(rows: list[dict]) -> str:
     alone = {r["row"]: r for r in rows if r["ranks"] == 1}
-    lines = [f"{'row':44}{'GPUs':>5}{'seconds':>10}{'promised':>10}{'efficiency':>11}{'exposed':>9}{'promised':>9}{'peak GB':>9}{'of 1':>6}{'kept':>6}"]
+    head = (
+        ("seconds", 10),
+        ("promised", 10),
+        ("efficiency", 11),
+        ("exposed", 9),
+        ("promised", 9),
+        ("peak GB", 9),
+        ("of 1", 6),
+        ("kept", 6),
+    )
+    lines = [f"{'row':44}{'GPUs':>5}" + "".join(f"{word:>{width}}" for word, width in head)]
     for r in sorted(rows, key=lambda r: (r["row"], r["ranks"])):
         sizes = f"{r['mode']} {r['precision']} {r['n_seq']}, {r['n_res']} x {r['blocks']} {r['launch']} {r['policy']}"
         line, one = f"{sizes:44}{r['ranks']:>5}", alone.get(r["row"], {})
@@ -338,7 +349,8 @@ def table(rows: list[dict]) -> str:
         elif "seconds" in r:
             efficiency = f"{100 * one['seconds'] / r['ranks'] / r['seconds']:.1f} %" if "seconds" in one else ""
             of_one = f"{r['peak'] / one['peak']:.2f}" if "peak" in one else ""
-            line += f"{r['seconds']:>10.4f}{r['promised_seconds']:>10.4f}{efficiency:>11}{1e3 * r['exposed']:>6.0f} ms{1e3 * r['promised_exposed']:>6.0f} ms"
+            line += f"{r['seconds']:>10.4f}{r['promised_seconds']:>10.4f}{efficiency:>11}"
+            line += f"{1e3 * r['exposed']:>6.0f} ms{1e3 * r['promised_exposed']:>6.0f} ms"
             line += f"{r['peak'] / 1e9:>9.2f}{of_one:>6}{'yes' if r['kept'] else 'NO':>6}"
             line += f"  longest {r['longest_n_res']}, {r['longest_n_res_on_all_memory']} on all memory" if r["what"] == "longest" else ""
             line += f"  {r['in_pieces']} in pieces" if r["in_pieces"] else ""

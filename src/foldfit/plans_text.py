@@ -72,7 +72,10 @@ def choice_rows(plan: "Plan") -> list[tuple[str, str, str]]:
             (
                 name,
                 uses,
-                " ".join(f"{c.rows}{'r' if c.recompute else ''}{f'/{c.piece_rows}' if c.piece_rows else ''}{'' if c.kernel == 'reference' else ':' + c.kernel}" for c in choices),
+                " ".join(
+                    f"{c.rows}{'r' if c.recompute else ''}{f'/{c.piece_rows}' if c.piece_rows else ''}{'' if c.kernel == 'reference' else ':' + c.kernel}"
+                    for c in choices
+                ),
             )
         )
     return out

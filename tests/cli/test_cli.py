@@ -136,7 +136,7 @@ def edit(path: Path, old: str, new: str) -> None:
     ("change", "code", "words"),
     [
         (lambda p: edit(p, '"n_res": 9', '"n_res": 8'), 2, "was changed after it was planned"),
-        (lambda p: edit(p, '"schema": 3', '"schema": 99'), 4, "plan schema 99"),
+        (lambda p: edit(p, '"schema": 4', '"schema": 99'), 4, "plan schema 99"),
         (lambda p: edit(p, '"rows"', '"raws"'), 2, "is not a plan of foldfit"),
         (lambda p: p.write_text(p.read_text()[:300]), 2, "is not a plan of foldfit"),
         (lambda p: p.write_bytes(b"\xff\xfe\x00"), 2, "is not a plan of foldfit"),
@@ -241,7 +241,6 @@ def test_numbers_of_devices_are_compared(capsys):
         (["--gpus", "2,4"], 2, "expected one number"),
         (["--gpus", "4", "--axial", "3"], 2, "divisor of the 4 ranks"),
         (["--gpus", "4", "--axial", "0"], 2, "axial: expected a whole number"),
-        (["--gpus", "2", "--launch", "graph"], 4, "launch eagerly"),
         (["--gpus", "2", "--mode", "infer", "--inputs", "overwritten"], 4, "keep the inputs"),
     ],
 )

@@ -3,17 +3,21 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from foldfit.cli import main
+from foldfit.cost.collectives import COLLECTIVES, are_measured
+from foldfit.cost.devices import find_device
 from foldfit.plans import Plan
 from tests import small
 from tests.runtime.test_ranks import PLANS
@@ -30,8 +34,10 @@ def saved(folder: Path, size: int, **problem) -> Path:
 
 
 @contextlib.contextmanager
-def torchrun(size: int, *args: str) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), "-m", "foldfit", "run", *args]
+def torchrun(size: int, *args: str, module: str = "foldfit") -> Iterator[subprocess.Popen]:
+    """`foldfit run`, unless the arguments begin with another verb."""
+    args = args if args[0] == "profile" else ("run", *args)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), "-m", module, *args]
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -41,8 +47,8 @@ def torchrun(size: int, *args: str) -> Iterator[subprocess.Popen]:
             process.kill()
 
 
-def finished(size: int, *args: str) -> tuple[int, str, str]:
-    with torchrun(size, *args) as process:
+def finished(size: int, *args: str, module: str = "foldfit") -> tuple[int, str, str]:
+    with torchrun(size, *args, module=module) as process:
         out, error = process.communicate(timeout=100)
         return process.returncode, out, error
 
@@ -80,6 +86,31 @@ def test_another_number_of_ranks_is_a_line(tmp_path, capsys):
     assert "the plan is for 2 ranks, 1 was started: torchrun --nproc-per-node 2 -m foldfit run" in capsys.readouterr().err
     code, _, error = finished(3, str(path))
     assert code != 0 and "the plan is for 2 ranks, 3 were started" in error
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("out of memory", "rank 1: the device has no"),
+        ("other version", "rank 1 cannot go on: the plan was made by foldfit .*, this is 9.9.9"),
+    ],
+)
+def test_a_fault_of_one_rank_ends_all_with_a_line(tmp_path, fault, said):
+    (tmp_path / "fault").write_text(fault)
+    begin = time.monotonic()
+    code, out, error = finished(2, str(saved(tmp_path, 2)), "--seed", "3", "-o", str(tmp_path / "out"), module="tests.cli.faulty")
+    assert code != 0 and not out and time.monotonic() - begin < 60
+    lines = [line for line in error.splitlines() if line.startswith("foldfit run: ")]
+    assert any(re.search(said, line) for line in lines), error
+
+
+def test_collectives_are_measured_between_ranks(tmp_path):
+    path = tmp_path / "c.json"
+    code, out, error = finished(2, "profile", "--gpus", "2", "--device", "cpu", "--memory", "3MiB", "--costs", str(path), "--json")
+    assert code == 0, error
+    found = json.loads(out)["collectives"]
+    assert {c["name"] for c in found} == set(COLLECTIVES) and all(c["seconds"] > 0 and c["ranks"] == 2 for c in found)
+    assert are_measured(replace(find_device("cpu"), costs=str(path)), 2)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")

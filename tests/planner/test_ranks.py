@@ -66,11 +66,7 @@ def test_a_comparison_says_what_more_ranks_buy():
 
 @pytest.mark.parametrize(
     ("wrong", "error"),
-    [
-        ({"axial": 3}, BadInput),
-        ({"world": 0}, BadInput),
-        ({"mode": "infer", "dropout": False, "inputs": "overwritten"}, NotSupported),
-    ],
+    [({"axial": 3}, BadInput), ({"world": 0}, BadInput), ({"mode": "infer", "dropout": False, "inputs": "overwritten"}, NotSupported)],
 )
 def test_what_ranks_cannot_do_is_said(wrong, error):
     with pytest.raises(error):

@@ -103,15 +103,17 @@ def collectives(problem: "Problem", device: "Device", path: Path, as_json: bool)
                 date = datetime.date.today().isoformat()
                 msgspec.structs.replace(costs, collectives=tuple(known[key] for key in sorted(known)), date=date).save(path)
         if ranks.is_first:
-            out = {"costs": str(path), "ranks": ranks.size, "collectives": [msgspec.to_builtins(c) for c in found]}
-            print(json.dumps(out) if as_json else table(out["collectives"], path))
+            rows = [msgspec.to_builtins(c) for c in found]
+            print(json.dumps({"costs": str(path), "ranks": ranks.size, "collectives": rows}) if as_json else table(rows, path))
 
 
 def table(found: list, path: Path) -> str:
     from foldfit.units import format_bytes, format_seconds
 
     lines = [f"{'collective':16}{'size':>12}{'time':>12}{'GB/s':>9}"]
-    lines += [f"{c['name']:16}{format_bytes(c['size']):>12}{format_seconds(c['seconds']):>12}{c['size'] / c['seconds'] / 1e9:>9.1f}" for c in found]
+    for c in found:
+        speed = c["size"] / c["seconds"] / 1e9
+        lines.append(f"{c['name']:16}{format_bytes(c['size']):>12}{format_seconds(c['seconds']):>12}{speed:>9.1f}")
     return "\n".join([*lines, f"written to {path}"])
 
 

@@ -1,6 +1,7 @@
 """`foldfit run`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -66,8 +67,9 @@ def main(args: argparse.Namespace) -> None:
                 write(args, plan, measured)
             measured.check()
     except OutOfMemoryError as error:
+        rank = f"rank {os.environ.get('RANK')}: " if plan.problem.world > 1 else ""
         raise FoldfitError(
-            f"the device has no {format_bytes(plan.promised.peak_bytes)} free, which the plan promises to stay within: end what else "
+            f"{rank}the device has no {format_bytes(plan.promised.peak_bytes)} free, which the plan promises to stay within: end what else "
             f"runs there, or plan with a smaller --memory ({str(error).splitlines()[0]})"
         ) from None
 

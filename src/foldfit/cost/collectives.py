@@ -60,15 +60,15 @@ def all_to_all(device: Device, ranks: int, size: int) -> float:
 
 
 def gather(device: Device, ranks: int, size: int, rows: int) -> float:
-    """To `size`, in so many rows, on every rank, from its part of each: where rows do not divide, from one after the other."""
-    if rows % ranks:
+    """To `size`, in so many rows, on every rank, from its part of each. Where rows do not divide, gloo does it one rank after the other."""
+    if rows % ranks and device.name == "cpu":
         return min(rows, ranks) * seconds_of("broadcast", device, ranks, size // min(rows, ranks))
     return seconds_of("all_gather", device, ranks, size)
 
 
 def reduce_scatter(device: Device, ranks: int, size: int, rows: int) -> float:
     """The sum of gradients into parts: gathering backwards."""
-    if rows % ranks:
+    if rows % ranks and device.name == "cpu":
         return min(rows, ranks) * seconds_of("broadcast", device, ranks, size // min(rows, ranks))
     return seconds_of("reduce_scatter", device, ranks, size)
 

@@ -96,29 +96,37 @@ def stack_options(problem: Problem, stack: Stack, device: Device, costs: Correct
         if problem.axial > 1:
             kernels = {name: on[problem.device_type] for name, on in sub.kernels.items() if problem.device_type in on}
             options += list(piece_options(options, sub, kernels, here, device))
-            options = [over_ranks(o, sub, passage, here, device) for o in options]
+            ways = gathering(sub, here, device)
+            options = [over_ranks(o, sub, passage, here, device, ways) for o in options]
         subs.append(SubModuleOptions(sub, passage.written, passage.final, tuple(options)))
     return StackOptions(spec, stack.blocks, shapes, state, tuple(subs))
 
 
-def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Setting, device: Device) -> Option:
-    """The same with the relays around it, and with what ranks share gathered and its gradient summed."""
-    ranks, batch = setting.shapes.ranks, setting.batch
+def gathering(sub: SubModuleSpec, setting: Setting, device: Device) -> tuple[float, float]:
+    """Seconds of gathering what ranks share, and of summing its gradient."""
+    if not sub.shares:
+        return 0.0, 0.0
+    ranks, each, rows = setting.shapes.ranks, shared_bytes(sub, setting), setting.shapes.axes[sub.shares[0]][sub.shares[1]]
+    shared = sum(gather(device, ranks, one, rows) for one in each)
+    summed = sum(reduce_scatter(device, ranks, one, rows) for one in each[: len(each) - sub.shared_masks])
+    return setting.batch * shared, setting.batch * summed
+
+
+def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Setting, device: Device, ways: tuple[float, float]) -> Option:
+    """The same with the relays around it, and with what ranks share gathered and its gradient summed, in the seconds `ways`, or in
+    pieces."""
     size = setting.itemsize * setting.shapes.own_elements(sub.writes[0])
     if option.choice.piece_rows:
         shared, summed = around(option, sub, setting, device)
     else:
-        each, rows = shared_bytes(sub, setting), setting.shapes.axes[sub.shares[0]][sub.shares[1]] if sub.shares else 0
-        shared = batch * sum(gather(device, ranks, one, rows) for one in each)
-        summed = batch * sum(reduce_scatter(device, ranks, one, rows) for one in each[: len(each) - sub.shared_masks])
-        summed += shared if option.choice.recompute else 0.0
+        shared, summed = ways[0], ways[1] + (ways[0] if option.choice.recompute else 0.0)
     # The relays of what the sub-module does not touch are hidden behind it.
     exposed = passage.seconds + shared + max(0.0, passage.hidden - option.seconds)
     back_exposed = passage.back_seconds + summed + max(0.0, passage.hidden - option.back_seconds)
     return replace(
         option,
         choice=msgspec.structs.replace(option.choice, layout=passage.text),
-        bytes=passage.around(option.bytes, batch * size),
+        bytes=passage.around(option.bytes, setting.batch * size),
         seconds=option.seconds + exposed,
         back_seconds=option.back_seconds + back_exposed,
         exposed=exposed,

@@ -16,7 +16,9 @@ SIZES = 4
 """How many sizes of pieces are worth a try: all rows of a rank, a quarter of them, ..."""
 
 
-def piece_options(options: Iterable[Option], sub: SubModuleSpec, kernels: dict[str, Kernel], setting: Setting, device: Device) -> Iterator[Option]:
+def piece_options(
+    options: Iterable[Option], sub: SubModuleSpec, kernels: dict[str, Kernel], setting: Setting, device: Device
+) -> Iterator[Option]:
     """Of those with all rows of a rank, half of them, a quarter ...: the same in pieces. Nothing where all is needed at once."""
     if not sub.prepared or setting.shapes.ranks == 1:
         return

@@ -44,7 +44,9 @@ def find_option(sub: SubModuleOptions, *, rows: int | None = None, recompute: bo
     fitting = [
         o
         for o in sub.options
-        if o.choice.kernel == kernel and o.choice.recompute == recompute and (rows is None or o.choice.rows <= rows)
+        if o.choice.kernel == kernel
+        and o.choice.recompute == recompute
+        and (rows is None or o.choice.rows <= rows)
         and not o.choice.piece_rows
     ]
     if not fitting:

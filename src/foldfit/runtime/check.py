@@ -44,7 +44,9 @@ def check_plan(trunk: "Trunk", plan: Plan) -> None:
             if choice.rows < 1 or choice.share_rows < 0:
                 raise BadInput(f"choice {name} of the plan has {choice.rows} rows a slice: expected at least 1")
             if choice.piece_rows < 0 or (choice.piece_rows and plan.problem.axial == 1):
-                raise BadInput(f"choice {name} of the plan has pieces of {choice.piece_rows} rows on {plan.problem.axial} ranks: plan again")
+                raise BadInput(
+                    f"choice {name} of the plan has pieces of {choice.piece_rows} rows on {plan.problem.axial} ranks: plan again"
+                )
             if bool(choice.layout) != (plan.problem.axial > 1) or not re.fullmatch(r"(\w[01]( \w[01])*)?", choice.layout):
                 raise BadInput(f"choice {name} of the plan has the layout {choice.layout!r} on {plan.problem.axial} ranks: plan again")
     for step in plan.schedule:

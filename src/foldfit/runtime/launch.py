@@ -44,7 +44,7 @@ def joined(problem: Problem) -> Iterator[Ranks]:
     mesh = dist.init_device_mesh(problem.device_type, (problem.world // problem.axial, problem.axial), mesh_dim_names=("data", "axial"))
     try:
         yield Ranks(mesh["axial"].get_group(), dist.group.WORLD)
-    except (FoldfitError, torch.OutOfMemoryError) as error:
+    except FoldfitError as error:
         error.args = (f"rank {rank}: {error}",)
         raise
     leave()

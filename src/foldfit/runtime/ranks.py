@@ -116,13 +116,13 @@ class Ranks:
         own = [by_row[first - begin : last - begin, a:b] for a, b in columns]
         all_ = [by_column[a:b] for a, b in spans]
         mine, theirs = (own, all_) if old == 0 else (all_, own)
-        sizes = [[piece.numel() for piece in side] for side in (theirs, mine)]
+        arriving, leaving = ([piece.numel() for piece in side] for side in (theirs, mine))
         whole_side = parts == 1 and by_column.is_contiguous()
         sent = x.view(-1) if whole_side and old == 1 else packed(mine)
-        received = out.view(-1) if whole_side and old == 0 else out.new_empty(sum(sizes[0]))
+        received = out.view(-1) if whole_side and old == 0 else out.new_empty(sum(arriving))
         del mine, own, all_, by_row, by_column
         with self.waited(sent, received, begun=x.is_cuda):
-            work = dist.all_to_all_single(received.view(-1), sent.view(-1), *sizes, group=self.group, async_op=x.is_cuda)
+            work = dist.all_to_all_single(received.view(-1), sent.view(-1), arriving, leaving, group=self.group, async_op=x.is_cuda)
 
         def end() -> None:
             if received.data_ptr() != out.data_ptr():
@@ -134,9 +134,12 @@ class Ranks:
         """Fills [R, ...], of which every rank has written its own rows, with those of the others."""
         spans = bounds(len(whole), self.size)
         with self.waited(whole):
+            start, stop = spans[self.rank]
             if len(whole) % self.size == 0:
-                start, stop = spans[self.rank]
                 all_gather(whole, whole[start:stop], group=self.group)
+                return
+            if whole.is_cuda:
+                dist.all_gather([whole[a:b] for a, b in spans], whole[start:stop], group=self.group)
                 return
             for rank, (start, stop) in enumerate(spans):
                 if start < stop:
@@ -146,9 +149,12 @@ class Ranks:
         """Sums [R, ...] over ranks, each into its own rows; the others are without meaning afterwards."""
         spans = bounds(len(whole), self.size)
         with self.waited(whole):
+            start, stop = spans[self.rank]
             if len(whole) % self.size == 0:
-                start, stop = spans[self.rank]
                 reduce_scatter(whole[start:stop], whole, group=self.group)
+                return
+            if whole.is_cuda:
+                dist.reduce_scatter(whole[start:stop], [whole[a:b] for a, b in spans], group=self.group)
                 return
             for rank, (start, stop) in enumerate(spans):
                 if start < stop:

@@ -19,7 +19,9 @@ def pieces_of(total: int, size: int, rows: int) -> list[list[tuple[int, int]]]:
     return [[(min(a + at, b), min(a + at + rows, b)) for a, b in spans] for at in range(0, longest, rows)]
 
 
-def travel(ranks: Ranks, own: Tensors, total: int, rows: int, visit: Visit, home: Callable[[int, int, Tensors], None] | None = None) -> None:
+def travel(
+    ranks: Ranks, own: Tensors, total: int, rows: int, visit: Visit, home: Callable[[int, int, Tensors], None] | None = None
+) -> None:
     """`visit` on every piece of `rows` rows of all ranks' `own` [rows at hand, ...], `total` rows in all; all ranks must come here.
 
     The gradients go on behind the pieces, each rank adding its own to those that arrive, and end where their piece began:
@@ -34,8 +36,10 @@ def travel(ranks: Ranks, own: Tensors, total: int, rows: int, visit: Visit, home
             passed = ranks.pass_on(at_hand, coming[1] - coming[0]) if turn + 1 < ranks.size else None
             gradients = visit(*spans[(ranks.rank - turn) % ranks.size], at_hand)
             if home:
-                for mine, others in zip(gradients, behind.wait() if behind else (), strict=bool(behind)):
-                    mine.add_(others)
+                others: Tensors = behind.wait() if behind else ()
+                for mine, theirs in zip(gradients, others, strict=bool(others)):
+                    mine.add_(theirs)
+                del others
                 behind = ranks.pass_on(gradients, coming[1] - coming[0])
                 del gradients
             at_hand = passed.wait() if passed else ()
