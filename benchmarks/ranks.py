@@ -94,7 +94,8 @@ def problem_of(row: Row, device: Device, world: int) -> Problem:
     return Problem(
         stacks=(Stack("evoformer", row.blocks, row.n_seq),), n_res=row.n_res, mode=row.mode, precision=row.precision,
         parameters={"tf32": "fp32"}.get(row.precision, row.precision), dropout=row.mode == "train" and row.what == "run",
-        memory=int(row.limit), launch=row.launch, device=device.name, device_type="cpu" if device.name == "cpu" else "cuda", world=world, axial=world,
+        memory=int(row.limit), launch=row.launch, device=device.name, device_type="cpu" if device.name == "cpu" else "cuda",
+        world=world, axial=world,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from foldfit.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from foldfit.plans import Plan
+    from foldfit.plans import Choice, Plan
 
 Row = tuple[str, str]
 
@@ -68,17 +68,14 @@ def choice_rows(plan: "Plan") -> list[tuple[str, str, str]]:
     out = []
     for name, choices in plan.choices.items():
         uses = ", ".join(f"{verb} x {n}" for verb, n in used.get(name, {}).items())
-        out.append(
-            (
-                name,
-                uses,
-                " ".join(
-                    f"{c.rows}{'r' if c.recompute else ''}{f'/{c.piece_rows}' if c.piece_rows else ''}{'' if c.kernel == 'reference' else ':' + c.kernel}"
-                    for c in choices
-                ),
-            )
-        )
+        out.append((name, uses, " ".join(short(c) for c in choices)))
     return out
+
+
+def short(c: "Choice") -> str:
+    """Rows a slice, r: recomputed, / rows of a piece, : kernel."""
+    kernel = "" if c.kernel == "reference" else f":{c.kernel}"
+    return f"{c.rows}{'r' if c.recompute else ''}{f'/{c.piece_rows}' if c.piece_rows else ''}{kernel}"
 
 
 def plan_table(plan: "Plan") -> str:

@@ -44,7 +44,7 @@ def piece_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Se
     resident = drop_bytes(spec, setting) + (parameter_bytes(spec, setting.itemsize, setting.align) if setting.cast else 0)
     share_forward = share.forward() + own
     forward = resident + max(share_forward, own + around + update.forward() + update.columns())
-    # A rank's gradient of a piece, the one it has passed on and the one that comes; the preparation's gradient, and columns of the update's.
+    # A rank's gradient of a piece, the one it passed on and the one that comes; the preparation's, and columns of the update's.
     beside = 3 * gradient + update.bytes(" + ".join(spec.prepared), update.rows) + update.columns() + update.bytes("r R z", update.rows)
     back_update = own + own_gradient + around + beside + update.backward(0, kept=False)
     back_share = share.backward(0, kept=False) + own_gradient

@@ -134,7 +134,8 @@ def buffers(shapes: Shapes, name: str, itemsize: int, align: int) -> int:
     parts = relay_parts(size)
     if parts == 1 or len(lengths) == 1:
         return -(-size // align) * align
-    rows, other = -(-(-(-lengths[0] // shapes.ranks)) // parts), -(-lengths[1] // shapes.ranks)
+    own, other = (-(-length // shapes.ranks) for length in lengths)
+    rows = -(-own // parts)
     line = itemsize * shapes.channels[name] * rows
     return sum(-(-part // align) * align for part in (line * lengths[1], line * other * shapes.ranks))
 

@@ -51,8 +51,8 @@ def joined(problem: Problem) -> Iterator[Ranks]:
 
 
 def leave() -> None:
-    """Ends the process group, and the graphs before it that its collectives are captured in: NCCL waits for them. A cycle of frames, which torch's own late imports make, may hold it still: gloo's threads would
-    outlive the interpreter, which aborts then."""
+    """Ends the process group. Before it the graphs in which its collectives are captured: NCCL waits for them. A cycle of frames,
+    which torch's own late imports make, may hold it still: gloo's threads would outlive the interpreter, which aborts then."""
     CAPTURED.clear()
     gc.collect()
     dist.barrier()
