@@ -26,7 +26,7 @@ import msgspec
 
 from foldfit.cost.database import costs_file, load_costs
 from foldfit.cost.devices import Device, find_device
-from foldfit.errors import DoesNotFit
+from foldfit.errors import DoesNotFit, FoldfitError
 from foldfit.planner.api import longest_n_res
 from foldfit.planner.build import make_plan
 from foldfit.planner.options import option_table
@@ -122,8 +122,7 @@ def run(row: Row, device: Device, ranks) -> dict:
     problem, out = problem_of(row, device, ranks.size), {}
     if row.what == "longest":
         longest = longest_n_res(problem, device)
-        whole = longest_n_res(msgspec.structs.replace(problem, memory=device.memory - device.reserved), device)
-        out = {"longest_n_res": longest, "longest_n_res_on_all_memory": whole}
+        out = {"longest_n_res": longest}
         problem = msgspec.structs.replace(problem, n_res=longest, stacks=(Stack("evoformer", 1, row.n_seq),))
     plan = plan_of(problem, device, row.policy)
     job = job_of(plan, ranks=ranks)
@@ -179,7 +178,7 @@ def work(args: argparse.Namespace, rows: tuple[Row, ...]) -> None:
     from foldfit.runtime import launch
     from foldfit.runtime.captured import CAPTURED
 
-    launch.TIMEOUT = datetime.timedelta(seconds=60)
+    launch.TIMEOUT = datetime.timedelta(seconds=100)
     device, world = device_of(args.device, args.costs), int(os.environ.get("WORLD_SIZE", 1))
     with launch.joined(problem_of(replace(rows[0], launch="eager"), device, world)) as ranks:
         for i, row in enumerate(rows[args.skip :], args.skip):
@@ -193,7 +192,7 @@ def work(args: argparse.Namespace, rows: tuple[Row, ...]) -> None:
                 found |= {"does_not_fit": error.need}
             except Exception as error:
                 found |= {"error": f"{type(error).__name__}: {error}".split("\n")[0][:300]}
-                fatal = device.name != "cpu"
+                fatal = not isinstance(error, FoldfitError)
             found["row"], found["took"] = i, round(time.perf_counter() - begin, 1)
             if ranks.is_first:
                 with open(args.rows, "a") as f:
@@ -223,6 +222,7 @@ class Torchrun:
     def start(self) -> None:
         own = [__file__, "--out", self.args.out, "--device", self.args.device, "--costs", str(Path(self.args.out) / "costs.json")]
         own += ["--rows", str(self.rows), "--skip", str(self.done()), "--deadline", str(self.until - 15)]
+        self.before = self.done()
         self.process = started(self.gpus, self.first, own, self.args.out)
 
     def poll(self) -> bool:
@@ -231,25 +231,20 @@ class Torchrun:
             return True
         stop(self.process)
         late = time.time() > self.until
-        while self.done() < self.count:
-            if not late and self.process.returncode == 9 and self.last_was_error():
-                pass
-            else:
-                i = self.done()
+        if late or not (self.done() > self.before and self.failed()):
+            text = {"skipped": "out of time"} if late else {"error": f"its processes ended with exit code {self.process.returncode}"}
+            for i in range(self.done(), self.count if late else min(self.done() + 1, self.count)):
                 row = vars((SMALL if self.args.device == "cpu" else ROWS)[i]) | {"ranks": self.gpus, "row": i}
-                text = {"skipped": "out of time"} if late else {"error": f"its processes ended with exit code {self.process.returncode}"}
                 with open(self.rows, "a") as f:
                     f.write(json.dumps(row | text) + "\n")
-                if late:
-                    continue
-            if self.done() < self.count:
-                self.start()
-                return True
+        if self.done() < self.count:
+            self.start()
+            return True
         return False
 
-    def last_was_error(self) -> bool:
-        lines = self.rows.read_text().splitlines() if self.rows.exists() else []
-        return bool(lines) and "error" in json.loads(lines[-1])
+    def failed(self) -> bool:
+        """Whether the last row says so itself."""
+        return "error" in json.loads(self.rows.read_text().splitlines()[-1])
 
 
 def started(gpus: int, first: int, command: list[str], out: str) -> subprocess.Popen:
@@ -353,7 +348,7 @@ def table(rows: list[dict]) -> str:
             line += f"{r['seconds']:>10.4f}{r['promised_seconds']:>10.4f}{efficiency:>11}"
             line += f"{1e3 * r['exposed']:>6.0f} ms{1e3 * r['promised_exposed']:>6.0f} ms"
             line += f"{r['peak'] / 1e9:>9.2f}{of_one:>6}{'yes' if r['kept'] else 'NO':>6}"
-            line += f"  longest {r['longest_n_res']}, {r['longest_n_res_on_all_memory']} on all memory" if r["what"] == "longest" else ""
+            line += f"  longest n_res {r['longest_n_res']}" if r["what"] == "longest" else ""
             line += f"  {r['in_pieces']} in pieces" if r["in_pieces"] else ""
         else:
             line += "  " + next(f"{k}: {r[k]}" for k in ("error", "does_not_fit", "skipped") if k in r)
