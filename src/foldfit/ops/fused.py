@@ -83,4 +83,39 @@ def triangle_update(
     return triton_triangle.triangle_update(a, b, y, scale, offset, w, w_b, gate_w, gate_b)
 
 
-TRITON = replace(REFERENCE, add=add, layer_norm=layer_norm, attention=attention, gated_linear=gated_linear, triangle_update=triangle_update)
+def global_attention(
+    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor,
+    gating_b: Tensor, output_w: Tensor, output_b: Tensor, mask: Tensor,
+) -> Tensor:  # fmt: skip
+    from foldfit.ops import triton_global_backward
+
+    return triton_global_backward.global_attention(
+        x, norm_scale, norm_offset, query_w, key_w, value_w, gating_w, gating_b, output_w, output_b, mask
+    )
+
+
+def relu_mlp(
+    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, up_w: Tensor, up_b: Tensor, down_w: Tensor, down_b: Tensor
+) -> Tensor:
+    from foldfit.ops import triton_transition_backward
+
+    return triton_transition_backward.transition(x, norm_scale, norm_offset, None, up_w, up_b, down_w, down_b)
+
+
+def swiglu(x: Tensor, norm_scale: Tensor, norm_offset: Tensor, gate_w: Tensor, up_w: Tensor, down_w: Tensor) -> Tensor:
+    from foldfit.ops import triton_transition_backward
+
+    return triton_transition_backward.transition(x, norm_scale, norm_offset, gate_w, up_w, None, down_w, None)
+
+
+TRITON = replace(
+    REFERENCE,
+    add=add,
+    layer_norm=layer_norm,
+    attention=attention,
+    global_attention=global_attention,
+    gated_linear=gated_linear,
+    triangle_update=triangle_update,
+    relu_mlp=relu_mlp,
+    swiglu=swiglu,
+)
