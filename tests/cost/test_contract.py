@@ -88,7 +88,7 @@ def measured_cases():
     for stack, name, kernel in CASES:
         if kernel != "triton":
             yield from ((stack, name, kernel, setting) for setting in SETTINGS)
-        elif stack == "evoformer" or name == "triangle_multiplication_outgoing":
+        elif stack == "evoformer" or name in ("triangle_multiplication_outgoing", "msa_column_global_attention"):
             yield from ((stack, name, kernel, setting) for setting in (("bf16", 1, False, False), ("fp32", 1, True, False)))
 
 

@@ -14,8 +14,11 @@ from torch import Tensor
 from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_gated_linear import padded
 from foldfit.ops.triton_global import forward, gate_of, heads_of, logits_of, one_head, tiling
-from foldfit.ops.triton_layer_norm import PROGRAMS, normalised
+from foldfit.ops.triton_layer_norm import normalised
 from foldfit.ops.triton_transition import norm_rows
+
+SHARES = 4
+"""Programs that share a row in the last pass: two or three for each of the 132 multiprocessors of an H200 from a hundred rows on."""
 
 
 @triton.jit
@@ -102,58 +105,61 @@ def rows_kernel(
 
 @triton.jit
 def elements_kernel(
-    d_out, x, scale, offset, gating_w, gating_b, output_w, mask, counts, keys, o, lse, d_o, d_values, d_mean, d_x, sums, r, n, c, h, d,
-    mask_r, mask_n,
-    T: tl.constexpr, C: tl.constexpr, H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, PRECISION: tl.constexpr,
+    d_out, x, scale, offset, gating_w, gating_b, output_w, mask, counts, keys, o, lse, d_o, d_values, d_mean, d_x, sums, n, c, h, d,
+    mask_r, mask_n, T: tl.constexpr, C: tl.constexpr, H: tl.constexpr, D: tl.constexpr, E: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """d_x [r, n, c]; sums [programs, 2, c] in fp32, of the gradients of scale and offset."""
+    """SHARES programs a row. d_x [r, n, c]; sums [r, SHARES, 2, c] in fp32, of the gradients of scale and offset."""
+    row = tl.program_id(0).to(tl.int64)
     e = h * d
+    x += row * n * c
+    d_out += row * n * c
+    d_x += row * n * c
     channel = tl.arange(0, C)
     width = tl.arange(0, E)
     head = tl.arange(0, H)
     dim = tl.arange(0, D)
     real_c = channel < c
+    b_o = tl.load(o + row * e + width, mask=width < e, other=0.0)
+    b_d_mean = tl.load(d_mean + row * c + channel, mask=real_c, other=0.0)
+    b_scale = tl.load(scale + channel, mask=real_c, other=0.0).to(tl.float32)
+    b_w = tl.load(gating_w + channel[None, :] * e + width[:, None], mask=real_c[None, :] & (width < e)[:, None], other=0.0)
+    # [H, D], [H, C]
+    at_head = (row * h + head)[:, None] * d + dim[None, :]
+    heads = (head < h)[:, None] & (dim < d)[None, :]
+    delta = tl.sum(tl.load(d_o + at_head, mask=heads, other=0.0) * tl.load(o + at_head, mask=heads, other=0.0), 1)
+    at = (row * h + head)[:, None] * c + channel[None, :]
+    b_keys = tl.load(keys + at, mask=(head < h)[:, None] & real_c[None, :], other=0.0).to(x.dtype.element_ty)
+    b_d_values = tl.load(d_values + at, mask=(head < h)[:, None] & real_c[None, :], other=0.0).to(x.dtype.element_ty)
+    b_lse = tl.load(lse + row * h + head, mask=head < h, other=float("inf"))
+    count = tl.load(counts + row)
     of_scale = tl.zeros([C], tl.float32)
     of_offset = tl.zeros([C], tl.float32)
-    tiles = tl.cdiv(n, T)
-    for tile in range(tl.program_id(0), tiles * r, tl.num_programs(0)):
-        row = tl.cast(tile // tiles, tl.int64)
-        token = tile % tiles * T + tl.arange(0, T)
+    for start in range(tl.program_id(1) * T, n, tl.num_programs(1) * T):
+        token = start + tl.arange(0, T)
         real = tl.load(mask + row * mask_r + token.to(tl.int64) * mask_n, mask=token < n, other=0.0).to(tl.float32)
-        b_y = norm_rows(x + row * n * c, scale, offset, token, n, c, C)
+        b_y = norm_rows(x, scale, offset, token, n, c, C)
         # [T, E]
         gate = gate_of(b_y, gating_w, gating_b, c, e, C, E, PRECISION)
-        _, d_gate = gradient_of_gated(d_out + row * n * c, output_w, token, n, c, e, C, E, PRECISION)
-        d_gate *= gate * (1 - gate) * tl.load(o + row * e + width, mask=width < e, other=0.0)[None, :]
-        at_w = channel[None, :] * e + width[:, None]
-        b_w = tl.load(gating_w + at_w, mask=real_c[None, :] & (width < e)[:, None], other=0.0)
+        _, d_gate = gradient_of_gated(d_out, output_w, token, n, c, e, C, E, PRECISION)
+        d_gate *= gate * (1 - gate) * b_o[None, :]
         # [T, C]
-        d_y = dot(d_gate.to(b_y.dtype), b_w, None, PRECISION)
-        d_y += real[:, None] * tl.load(d_mean + row * c + channel, mask=real_c, other=0.0)[None, :]
-        at_head = (row * h + head)[:, None] * d + dim[None, :]
-        heads = (head < h)[:, None] & (dim < d)[None, :]
-        delta = tl.sum(tl.load(d_o + at_head, mask=heads, other=0.0) * tl.load(o + at_head, mask=heads, other=0.0), 1)
-        at = (row * h + head)[:, None] * c + channel[None, :]
-        b_keys = tl.load(keys + at, mask=(head < h)[:, None] & real_c[None, :], other=0.0).to(b_y.dtype)
-        b_d_values = tl.load(d_values + at, mask=(head < h)[:, None] & real_c[None, :], other=0.0).to(b_y.dtype)
-        b_lse = tl.load(lse + row * h + head, mask=head < h, other=float("inf"))
-        count = tl.load(counts + row)
+        d_y = dot(d_gate.to(b_y.dtype), b_w, None, PRECISION) + real[:, None] * b_d_mean[None, :]
         # [H, T]
         weights = tl.exp(logits_of(b_y, b_keys, real, count, token, n, PRECISION) - b_lse[:, None])
         d_logits = weights * (dot(b_d_values, tl.trans(b_y), None, PRECISION) - delta[:, None])
         d_y = dot(tl.trans(weights.to(b_y.dtype)), b_d_values, d_y, PRECISION)
         d_y = dot(tl.trans(d_logits.to(b_y.dtype)), b_keys, d_y, PRECISION)
         inside = (token < n)[:, None] & real_c[None, :]
-        at_x = (row * n + token)[:, None] * c + channel[None, :]
+        at_x = token[:, None] * c + channel[None, :]
         hat, inverse = normalised(tl.load(x + at_x, mask=inside, other=0.0).to(tl.float32), c, C)
-        d_y = tl.where(inside, d_y, 0.0)
         of_scale += tl.sum(d_y * hat, 0)
-        of_offset += tl.sum(d_y, 0)
-        d_y *= tl.load(scale + channel, mask=real_c, other=0.0).to(tl.float32)[None, :]
+        of_offset += tl.sum(tl.where(inside, d_y, 0.0), 0)
+        d_y *= b_scale[None, :]
         d_y = inverse[:, None] * (d_y - (tl.sum(d_y, 1) / c)[:, None] - hat * (tl.sum(d_y * hat, 1) / c)[:, None])
         tl.store(d_x + at_x, d_y.to(d_x.dtype.element_ty), mask=inside)
-    tl.store(sums + tl.program_id(0) * 2 * c + channel, of_scale, mask=real_c)
-    tl.store(sums + tl.program_id(0) * 2 * c + c + channel, of_offset, mask=real_c)
+    at_sums = sums + (row * tl.num_programs(1) + tl.program_id(1)) * 2 * c + channel
+    tl.store(at_sums, of_scale, mask=real_c)
+    tl.store(at_sums + c, of_offset, mask=real_c)
 
 
 class GlobalAttention(torch.autograd.Function):
@@ -182,24 +188,21 @@ class GlobalAttention(torch.autograd.Function):
             d_o, d_values, d_keys, d_query, d_mean, of_gating, of_output, sums, n, c, h, d, *mask.stride(),
             **widths, **tiling("rows", x.dtype),
         )  # fmt: skip
-        d_x = torch.empty_like(x)
-        tile = tiling("elements", x.dtype)
-        programs = min(PROGRAMS, r * triton.cdiv(n, tile["T"]))
-        norm_sums = empty(programs, 2, c)
-        elements_kernel[(programs,)](
-            d_out, x, scale, offset, gating_w, gating_b, output_w, mask, counts, keys, o, lse, d_o, d_values, d_mean, d_x, norm_sums, r, n, c, h, d,
-            *mask.stride(), **widths, **tile,
-        )  # fmt: skip
         query = (means @ query_w.float().flatten(1)).view(-1, d) * d**-0.5
-        d_scale, d_offset = norm_sums.sum(0)
         d_gating_b, d_output_b = sums.sum(0).split([e, c])
-        grads = (
-            d_scale, d_offset, means.t() @ d_query, d_keys.view(-1, c).t() @ query, values.view(-1, c).t() @ d_o.view(-1, d),
+        of_weights = (
+            means.t() @ d_query, d_keys.view(-1, c).t() @ query, values.view(-1, c).t() @ d_o.view(-1, d),
             of_gating.sum(0), d_gating_b, of_output.sum(0), d_output_b,
         )  # fmt: skip
-        given = (scale, offset, query_w, key_w, value_w, gating_w, gating_b, output_w)
-        shapes = (*(g.shape for g in given), (c,))
-        return d_x, *(g.to(x.dtype).view(shape) for g, shape in zip(grads, shapes, strict=True)), None
+        shapes = *(w.shape for w in (query_w, key_w, value_w, gating_w, gating_b, output_w)), (c,)
+        grads = [g.to(x.dtype).view(shape) for g, shape in zip(of_weights, shapes, strict=True)]
+        del of_gating, of_output, sums, d_query, d_keys, query, of_weights, d_gating_b, d_output_b
+        d_x, sums = torch.empty_like(x), empty(r, SHARES, 2, c)
+        elements_kernel[(r, SHARES)](
+            d_out, x, scale, offset, gating_w, gating_b, output_w, mask, counts, keys, o, lse, d_o, d_values, d_mean, d_x, sums, n, c, h, d,
+            *mask.stride(), **widths, **tiling("elements", x.dtype),
+        )  # fmt: skip
+        return d_x, *sums.sum((0, 1)).to(x.dtype), *grads, None
 
 
 def global_attention(*given: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from foldfit.stacks import attention_kernels as attention
 from foldfit.stacks import pair_kernels as pair
 from foldfit.stacks import sdpa_kernels as sdpa
 from foldfit.stacks import single_kernels as single
+from foldfit.stacks import triton_global_kernels as triton_global
 from foldfit.stacks import triton_kernels as triton
 from foldfit.stacks.spec import Kernel, Phase
 
@@ -38,7 +39,10 @@ TRIANGLE_ATTENTION: Kernels = {
     },
     "triton": fused(triton.ATTENTION, ("d", 8, 64), triton.TRIANGLE_BIAS),
 }
-GLOBAL_ATTENTION: Kernels = {"reference": anywhere(single.GLOBAL_UPDATE)}
+GLOBAL_ATTENTION: Kernels = {
+    "reference": anywhere(single.GLOBAL_UPDATE),
+    "triton": {"cuda": Kernel(triton_global.GLOBAL_ATTENTION, within=(("c", 1, 128), ("e", 1, 128)))},
+}
 SINGLE_ATTENTION: Kernels = {"reference": anywhere(single.SINGLE_UPDATE, single.SINGLE_SHARE)}
 TRIANGLE_MULTIPLICATION: Kernels = {
     "reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE),
