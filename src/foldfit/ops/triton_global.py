@@ -54,15 +54,15 @@ def attend_kernel(
     channel = tl.arange(0, C)
     head = tl.arange(0, H)
     dim = tl.arange(0, D)
-    mean = tl.zeros([C], tl.float32)
+    total = tl.zeros([T, C], tl.float32)  # over tiles first: a sum over a tile's elements goes from thread to thread
     count = 0.0
     for start in range(0, n, T):
         token = start + tl.arange(0, T)
         real = tl.load(mask + row * mask_r + token.to(tl.int64) * mask_n, mask=token < n, other=0.0).to(tl.float32)
         b_y = norm_rows(x + row * n * c, scale, offset, token, n, c, C)
-        mean += tl.sum(b_y.to(tl.float32) * real[:, None], 0)
+        total += b_y.to(tl.float32) * real[:, None]
         count += tl.sum(real)
-    mean /= count + 1e-10
+    mean = tl.sum(total, 0) / (count + 1e-10)
     tl.store(counts + row, count)
     tl.store(means + row * c + channel, mean, mask=channel < c)
     # [H, D], [H, C]
@@ -74,7 +74,7 @@ def attend_kernel(
     b_keys = b_keys.to(x.dtype.element_ty)
     largest = tl.full([H], float("-inf"), tl.float32)
     sum = tl.zeros([H], tl.float32)
-    total = tl.zeros([H, C], tl.float32)
+    weighted = tl.zeros([H, C], tl.float32)
     for start in range(0, n, T):
         token = start + tl.arange(0, T)
         real = tl.load(mask + row * mask_r + token.to(tl.int64) * mask_n, mask=token < n, other=0.0).to(tl.float32)
@@ -85,12 +85,12 @@ def attend_kernel(
         weights = tl.exp(logits - new[:, None])
         shrink = tl.exp(largest - new)
         sum = sum * shrink + tl.sum(weights, 1)
-        total = dot(weights.to(b_y.dtype), b_y, total * shrink[:, None], PRECISION)
+        weighted = dot(weights.to(b_y.dtype), b_y, weighted * shrink[:, None], PRECISION)
         largest = new
-    total /= sum[:, None]
-    tl.store(values + at, total, mask=inside)
+    weighted /= sum[:, None]
+    tl.store(values + at, weighted, mask=inside)
     tl.store(lse + row * h + head, largest + tl.log(sum), mask=head < h)
-    b_o = tl.sum(total[:, :, None] * one_head(value_w, c, d, C, D)[None, :, :], 1)
+    b_o = tl.sum(weighted[:, :, None] * one_head(value_w, c, d, C, D)[None, :, :], 1)
     tl.store(o + (row * h + head)[:, None] * d + dim[None, :], b_o, mask=(head < h)[:, None] & (dim < d)[None, :])
 
 
@@ -125,7 +125,7 @@ def gate_of(b_y, gating_w, gating_b, c, e, C: tl.constexpr, E: tl.constexpr, PRE
     return tl.sigmoid(dot(b_y, b_w, None, PRECISION) + tl.load(gating_b + width, mask=width < e, other=0.0).to(tl.float32)[None, :])
 
 
-TILES = {"attend": (128, 4), "gate": (128, 8), "rows": (64, 4), "elements": (64, 4)}
+TILES = {"attend": (128, 4), "gate": (128, 8), "rows": (32, 4), "elements": (32, 4)}
 """Kernel -> elements of a tile, and its warps; in half precision."""
 
 

@@ -49,9 +49,8 @@ def rows_kernel(
     head = tl.arange(0, H)
     dim = tl.arange(0, D)
     b_o = tl.load(o + row * e + width, mask=width < e, other=0.0)
-    sum_o = tl.zeros([E], tl.float32)
-    sum_gate = tl.zeros([E], tl.float32)
-    sum_out = tl.zeros([C], tl.float32)
+    sum_gate = tl.zeros([T, E], tl.float32)  # over tiles first: a sum over a tile's elements goes from thread to thread
+    sum_out = tl.zeros([T, C], tl.float32)
     gating = tl.zeros([C, E], tl.float32)
     output = tl.zeros([E, C], tl.float32)
     count = tl.load(counts + row)
@@ -60,20 +59,21 @@ def rows_kernel(
         b_y = norm_rows(x, scale, offset, token, n, c, C)
         gate = gate_of(b_y, gating_w, gating_b, c, e, C, E, PRECISION)
         b_d_out, d_gated = gradient_of_gated(d_out, output_w, token, n, c, e, C, E, PRECISION)
-        sum_o += tl.sum(d_gated * gate, 0)
-        sum_out += tl.sum(b_d_out.to(tl.float32), 0)
-        gated = gate * b_o[None, :]
-        output = dot(tl.trans(gated.to(b_y.dtype)), b_d_out, output, PRECISION)
-        d_gate = d_gated * gated * (1 - gate)
-        sum_gate += tl.sum(d_gate, 0)
+        sum_out += b_d_out.to(tl.float32)
+        output = dot(tl.trans(gate.to(b_y.dtype)), b_d_out, output, PRECISION)
+        d_gate = d_gated * gate * (1 - gate) * b_o[None, :]
+        sum_gate += d_gate
         gating = dot(tl.trans(b_y), d_gate.to(b_y.dtype), gating, PRECISION)
     both = (channel < c)[:, None] & (width < e)[None, :]
     tl.store(of_gating + row * c * e + channel[:, None] * e + width[None, :], gating, mask=both)
     both = (width < e)[:, None] & (channel < c)[None, :]
-    tl.store(of_output + row * c * e + width[:, None] * c + channel[None, :], output, mask=both)
-    tl.store(sums + row * (e + c) + width, sum_gate, mask=width < e)
-    tl.store(sums + row * (e + c) + e + channel, sum_out, mask=channel < c)
-    tl.store(d_o + row * e + width, sum_o, mask=width < e)
+    at_w = width[:, None] * c + channel[None, :]
+    tl.store(of_output + row * c * e + at_w, output * b_o[:, None], mask=both)
+    tl.store(sums + row * (e + c) + width, tl.sum(sum_gate, 0), mask=width < e)
+    tl.store(sums + row * (e + c) + e + channel, tl.sum(sum_out, 0), mask=channel < c)
+    # sum over elements of gate * (d_out output_w^T)
+    by_width = tl.sum(output * tl.load(output_w + at_w, mask=both, other=0.0).to(tl.float32), 1)
+    tl.store(d_o + row * e + width, by_width, mask=width < e)
     tl.debug_barrier()  # d_o is read again, by heads
     # [H, D], [H, C]
     at_head = (row * h + head)[:, None] * d + dim[None, :]
@@ -132,8 +132,8 @@ def elements_kernel(
     b_d_values = tl.load(d_values + at, mask=(head < h)[:, None] & real_c[None, :], other=0.0).to(x.dtype.element_ty)
     b_lse = tl.load(lse + row * h + head, mask=head < h, other=float("inf"))
     count = tl.load(counts + row)
-    of_scale = tl.zeros([C], tl.float32)
-    of_offset = tl.zeros([C], tl.float32)
+    of_scale = tl.zeros([T, C], tl.float32)  # over tiles first, as above
+    of_offset = tl.zeros([T, C], tl.float32)
     for start in range(tl.program_id(1) * T, n, tl.num_programs(1) * T):
         token = start + tl.arange(0, T)
         real = tl.load(mask + row * mask_r + token.to(tl.int64) * mask_n, mask=token < n, other=0.0).to(tl.float32)
@@ -152,14 +152,14 @@ def elements_kernel(
         inside = (token < n)[:, None] & real_c[None, :]
         at_x = token[:, None] * c + channel[None, :]
         hat, inverse = normalised(tl.load(x + at_x, mask=inside, other=0.0).to(tl.float32), c, C)
-        of_scale += tl.sum(d_y * hat, 0)
-        of_offset += tl.sum(tl.where(inside, d_y, 0.0), 0)
+        of_scale += d_y * hat
+        of_offset += tl.where(inside, d_y, 0.0)
         d_y *= b_scale[None, :]
         d_y = inverse[:, None] * (d_y - (tl.sum(d_y, 1) / c)[:, None] - hat * (tl.sum(d_y * hat, 1) / c)[:, None])
         tl.store(d_x + at_x, d_y.to(d_x.dtype.element_ty), mask=inside)
     at_sums = sums + (row * tl.num_programs(1) + tl.program_id(1)) * 2 * c + channel
-    tl.store(at_sums, of_scale, mask=real_c)
-    tl.store(at_sums + c, of_offset, mask=real_c)
+    tl.store(at_sums, tl.sum(of_scale, 0), mask=real_c)
+    tl.store(at_sums + c, tl.sum(of_offset, 0), mask=real_c)
 
 
 class GlobalAttention(torch.autograd.Function):

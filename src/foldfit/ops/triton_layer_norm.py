@@ -73,10 +73,26 @@ def tiling(c: int) -> dict[str, int]:
     return {"T": max(1, TILE // width), "C": width}
 
 
-def forward(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    c, y = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format)
+def normalise(x: Tensor, scale: Tensor, offset: Tensor, y: Tensor) -> None:
+    """Into y; both contiguous."""
+    c = x.shape[-1]
     elements, tile = x.numel() // c, tiling(c)
-    forward_kernel[(triton.cdiv(elements, tile["T"]),)](x.contiguous(), scale, offset, y, elements, c, **tile, num_warps=4)
+    forward_kernel[(triton.cdiv(elements, tile["T"]),)](x, scale, offset, y, elements, c, **tile, num_warps=4)
+
+
+def differentiate(d_y: Tensor, x: Tensor, scale: Tensor, d_x: Tensor) -> Tensor:
+    """Into d_x, which may be d_y; all contiguous. Returns the gradients of scale and offset, [2, c] in fp32."""
+    c = x.shape[-1]
+    elements = x.numel() // c
+    programs = min(PROGRAMS, max(1, elements // ELEMENTS_EACH))
+    sums = torch.empty(programs, 2, c, dtype=torch.float32, device=x.device)
+    backward_kernel[(programs,)](d_y, x, scale, d_x, sums, elements, c, **tiling(c), num_warps=4)
+    return sums.sum(0)
+
+
+def forward(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    normalise(x.contiguous(), scale, offset, y)
     return y
 
 
@@ -91,12 +107,8 @@ class LayerNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, scale = ctx.saved_tensors
-        c, d_x = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format)
-        elements = x.numel() // c
-        programs = min(PROGRAMS, max(1, elements // ELEMENTS_EACH))
-        sums = torch.empty(programs, 2, c, dtype=torch.float32, device=x.device)
-        backward_kernel[(programs,)](d_y.contiguous(), x.contiguous(), scale, d_x, sums, elements, c, **tiling(c), num_warps=4)
-        d_scale, d_offset = sums.sum(0).to(scale.dtype)
+        d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        d_scale, d_offset = differentiate(d_y.contiguous(), x.contiguous(), scale, d_x).to(scale.dtype)
         return d_x, d_scale, d_offset
 
 
