@@ -83,12 +83,15 @@ def holds(measured: int, promised: int, what: object) -> None:
     assert measured >= 0.8 * promised, what
 
 
+ONCE_MORE = [("extra_msa", "msa_column_global_attention"), ("pairformer", "pair_transition")]
+
+
 def measured_cases():
     """All of them; of Triton's, which are slow here, one stack's in two settings."""
     for stack, name, kernel in CASES:
         if kernel != "triton":
             yield from ((stack, name, kernel, setting) for setting in SETTINGS)
-        elif stack == "evoformer" or name in ("triangle_multiplication_outgoing", "msa_column_global_attention"):
+        elif stack == "evoformer" or (stack, name) in ONCE_MORE or name == "triangle_multiplication_outgoing":
             yield from ((stack, name, kernel, setting) for setting in (("bf16", 1, False, False), ("fp32", 1, True, False)))
 
 
@@ -119,6 +122,27 @@ def test_bytes_are_a_bound_nearly_reached(stack, name, kernel, setting):
                 holds(meter.peak, promised.back, ("backward", choice))
                 del kept
             assert meter.now == 0, "backward left tensors behind"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's interpreter is for machines without a GPU")
+@pytest.mark.parametrize("stack", ["evoformer", "pairformer"])
+def test_a_transition_holds_the_hidden_layer_of_a_piece(stack, monkeypatch):
+    from foldfit.cost import sizes
+    from foldfit.ops import triton_transition_backward
+
+    assert sizes.PIECE == triton_transition_backward.PIECE
+    for module in (sizes, triton_transition_backward):
+        monkeypatch.setattr(module, "PIECE", 200)
+    bench = Bench(stack, "pair_transition", "fp32", 1, False, False, sizes=(7, 19))
+    choice = bench.choice("triton", 1, False)
+    version, kept = apply.record(bench.call(choice), bench.state)
+    grads = {n: torch.randn_like(x) for n, x in bench.state.items()}
+    gradients = Gradients(list(bench.module.parameters()))
+    with TensorMeter() as meter:
+        apply.backward(bench.call(choice), bench.state, kept, grads, gradients)
+    holds(meter.peak, bench.bytes(choice).back, choice)
+    monkeypatch.undo()
+    assert meter.peak < bench.bytes(choice).back
 
 
 @pytest.mark.parametrize(("stack", "name", "kernel"), [case for case in CASES if case[2] == "reference"])

@@ -91,6 +91,7 @@ def backward(
         )
         if sums is not None:
             d_up_b += sums.sum(0)
+            del sums
         d_down_w += b_hidden.t() @ d_out[part]
         d_up_w += b_y.t() @ b_up
         torch.mm(b_up, up_w.t(), out=d_x[part])

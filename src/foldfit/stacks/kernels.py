@@ -6,6 +6,7 @@ from foldfit.stacks import sdpa_kernels as sdpa
 from foldfit.stacks import single_kernels as single
 from foldfit.stacks import triton_global_kernels as triton_global
 from foldfit.stacks import triton_kernels as triton
+from foldfit.stacks import triton_transition_kernels as triton_transition
 from foldfit.stacks.spec import Kernel, Phase
 
 Kernels = dict[str, dict[str, Kernel]]
@@ -49,5 +50,11 @@ TRIANGLE_MULTIPLICATION: Kernels = {
     "triton": fused(triton.TRIANGLE_UPDATE, ("u", 1, 256), triton.TRIANGLE_SHARE),
 }
 OUTER_PRODUCT_MEAN: Kernels = {"reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE)}
-RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE)}
-SWIGLU_TRANSITION: Kernels = {"reference": anywhere(pair.SWIGLU_UPDATE)}
+RELU_TRANSITION: Kernels = {
+    "reference": anywhere(pair.RELU_UPDATE),
+    "triton": fused(triton_transition.RELU_TRANSITION, ("c", 1, 512)),
+}
+SWIGLU_TRANSITION: Kernels = {
+    "reference": anywhere(pair.SWIGLU_UPDATE),
+    "triton": fused(triton_transition.SWIGLU_TRANSITION, ("c", 1, 512)),
+}
