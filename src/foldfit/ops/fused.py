@@ -94,18 +94,16 @@ def global_attention(
     )
 
 
-def relu_mlp(
-    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, up_w: Tensor, up_b: Tensor, down_w: Tensor, down_b: Tensor
-) -> Tensor:
+def relu_mlp(x: Tensor, norm_scale: Tensor, norm_offset: Tensor, up_w: Tensor, up_b: Tensor, down_w: Tensor, down_b: Tensor) -> Tensor:
     from foldfit.ops import triton_transition_backward
 
-    return triton_transition_backward.transition(x, norm_scale, norm_offset, None, up_w, up_b, down_w, down_b)
+    return triton_transition_backward.transition(x, norm_scale, norm_offset, down_w, up_b, down_b, up_w)
 
 
 def swiglu(x: Tensor, norm_scale: Tensor, norm_offset: Tensor, gate_w: Tensor, up_w: Tensor, down_w: Tensor) -> Tensor:
     from foldfit.ops import triton_transition_backward
 
-    return triton_transition_backward.transition(x, norm_scale, norm_offset, gate_w, up_w, None, down_w, None)
+    return triton_transition_backward.transition(x, norm_scale, norm_offset, down_w, None, None, up_w, gate_w)
 
 
 TRITON = replace(

@@ -123,9 +123,7 @@ def outer_product(a: Tensor, b: Tensor, w: Tensor, w_b: Tensor, scale: Tensor) -
     return y.view(r, rows, -1)
 
 
-def relu_mlp(
-    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, up_w: Tensor, up_b: Tensor, down_w: Tensor, down_b: Tensor
-) -> Tensor:
+def relu_mlp(x: Tensor, norm_scale: Tensor, norm_offset: Tensor, up_w: Tensor, up_b: Tensor, down_w: Tensor, down_b: Tensor) -> Tensor:
     y = layer_norm(x, norm_scale, norm_offset)
     hidden = flat_linear(y, up_w, up_b).relu_()
     return flat_linear(hidden, down_w, down_b).view_as(x)

@@ -173,7 +173,9 @@ class GlobalAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, offset, query_w, key_w, value_w, gating_w, gating_b, output_w, mask, means, counts, keys, values, o, lse = ctx.saved_tensors
+        x, scale, offset, query_w, key_w, value_w, gating_w, gating_b, output_w, mask, means, counts, keys, values, o, lse = (
+            ctx.saved_tensors
+        )
         (r, n, c), (_, h, d) = x.shape, query_w.shape
         e, d_out, x = h * d, d_out.contiguous(), x.contiguous()
         empty = means.new_empty

@@ -87,9 +87,10 @@ def check(c: int) -> None:
 
 
 def forward(
-    x: Tensor, scale: Tensor, offset: Tensor, gate_w: Tensor | None, up_w: Tensor, up_b: Tensor | None, down_w: Tensor, down_b: Tensor | None
-) -> Tensor:
-    """The update of rows x [..., c]; gate_w for SwiGLU, biases for ReLU."""
+    x: Tensor, scale: Tensor, offset: Tensor, down_w: Tensor, up_b: Tensor | None, down_b: Tensor | None, up_w: Tensor,
+    gate_w: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The update of rows x [..., c]: ReLU with biases, SwiGLU with gate_w."""
     c, u = up_w.shape
     check(c)
     x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)

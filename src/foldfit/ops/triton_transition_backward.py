@@ -5,6 +5,7 @@ has a use for it: the hidden layer's gradient is masked (ReLU) or gated (SwiGLU)
 Shapes: N rows, q of a piece, c channels, u hidden. In kernels: T rows and U of the hidden layer of a tile, K channels a step.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,65 +64,73 @@ def tiling(dtype: torch.dtype) -> dict[str, int]:
 
 
 def backward(
-    d_out: Tensor, x: Tensor, scale: Tensor, offset: Tensor, gate_w: Tensor | None, up_w: Tensor, up_b: Tensor | None, down_w: Tensor
+    d_out: Tensor, x: Tensor, scale: Tensor, offset: Tensor, down_w: Tensor, up_b: Tensor | None, ups: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
-    """d_out, x [N, c] -> the gradients of x, scale, offset, gate_w, up_w, up_b, down_w, down_b."""
-    (c, u), n, tile = up_w.shape, len(x), tiling(x.dtype)
+    """d_out, x [N, c] -> the gradients of x, scale, offset, down_w, up_b, down_b, *ups. ReLU with up_b and one of `ups`, up_w;
+    SwiGLU without and two: up_w, gate_w."""
+    (u, c), n, tile = down_w.shape, len(x), tiling(x.dtype)
     rows = min(n, PIECE)
     d_down_b = None if up_b is None else (x.new_ones(1, n) @ d_out)[0]
-    d_x, y, up, hidden = torch.empty_like(x), x.new_empty(rows, c), x.new_empty(rows, u), x.new_empty(rows, u)
-    gate = None if gate_w is None else torch.empty_like(up)
-    of_norm, d_up_w, d_down_w = (torch.zeros(shape, dtype=torch.float32, device=x.device) for shape in ((2, c), (c, u), (u, c)))
-    d_up_b, d_gate_w = None if up_b is None else of_norm.new_zeros(u), None if gate_w is None else torch.zeros_like(d_up_w)
+    d_x, y, hidden = torch.empty_like(x), x.new_empty(rows, c), x.new_empty(rows, u)
+    grads = [x.new_empty(rows, u) for _ in ups]
+    of_norm, d_up_b, d_down_w, *d_ups = (
+        torch.zeros(shape, dtype=torch.float32, device=x.device) for shape in ((2, c), (u,), (u, c), *((c, u) for _ in ups))
+    )
     for start in range(0, n, rows):
         part = slice(start, min(start + rows, n))
         size = part.stop - start
-        of_size = slice(0, size)
-        b_y, b_up, b_hidden = y[of_size], up[of_size], hidden[of_size]
+        b_y, b_hidden, *b_grads = (buffer[:size] for buffer in (y, hidden, *grads))
         norm.normalise(x[part], scale, offset, b_y)
         tiles = triton.cdiv(size, tile["T"])
-        sums = of_norm.new_empty(tiles, u) if gate is None else None
-        if gate is None:
-            torch._addmm_activation(up_b, b_y, up_w, out=b_hidden)  # ReLU
+        sums = None
+        if up_b is not None:
+            torch._addmm_activation(up_b, b_y, ups[0], out=b_hidden)  # ReLU
+            sums = of_norm.new_empty(tiles, u)
         else:
-            torch.mm(b_y, up_w, out=b_up)
-            torch.mm(b_y, gate_w, out=gate[of_size])
+            for w, made in zip(ups, b_grads, strict=True):
+                torch.mm(b_y, w, out=made)
         hidden_kernel[(tiles * triton.cdiv(u, tile["U"]),)](
-            d_out[part], down_w, gate, b_up, b_hidden, sums, size, c, u, GATED=gate is not None, PRECISION=precision_of(x.dtype), **tile
-        )
+            d_out[part], down_w, b_grads[-1], b_grads[0], b_hidden, sums, size, c, u,
+            GATED=up_b is None, PRECISION=precision_of(x.dtype), **tile,
+        )  # fmt: skip
         if sums is not None:
             d_up_b += sums.sum(0)
             del sums
         d_down_w += b_hidden.t() @ d_out[part]
-        d_up_w += b_y.t() @ b_up
-        torch.mm(b_up, up_w.t(), out=d_x[part])
-        if gate is not None:
-            d_gate_w += b_y.t() @ gate[of_size]
-            d_x[part].addmm_(gate[of_size], gate_w.t())
+        torch.mm(b_grads[0], ups[0].t(), out=d_x[part])
+        for w, d in zip(ups[1:], b_grads[1:], strict=True):
+            d_x[part].addmm_(d, w.t())
+        for total, d in zip(d_ups, b_grads, strict=True):
+            total += b_y.t() @ d
         of_norm += norm.differentiate(d_x[part], x[part], scale, d_x[part])
-    sums_of = (*of_norm, d_gate_w, d_up_w, d_up_b, d_down_w)
-    return d_x, *(None if g is None else g.to(x.dtype) for g in sums_of), d_down_b
+    d_scale, d_offset, d_up_b, d_down_w, *d_ups = (total.to(x.dtype) for total in (*of_norm, d_up_b, d_down_w, *d_ups))
+    return d_x, d_scale, d_offset, d_down_w, None if up_b is None else d_up_b, d_down_b, *d_ups
 
 
 class Transition(torch.autograd.Function):
     """Keeps its inputs alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *given: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, *given[:-1])
-        return forward(x, *given)  # type: ignore[arg-type]
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, offset: Tensor, down_w: Tensor, up_b: Tensor | None, down_b: Tensor | None, *ups: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(x, scale, offset, down_w, up_b, *ups)
+        return forward(x, scale, offset, down_w, up_b, down_b, *ups)
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, *given = ctx.saved_tensors
-        c = x.shape[-1]
-        d_x, *rest = backward(d_out.reshape(-1, c).contiguous(), x.reshape(-1, c).contiguous(), *given)
+        x, scale, offset, down_w, up_b, *ups = ctx.saved_tensors
+        d_out, rows = (t.reshape(-1, t.shape[-1]).contiguous() for t in (d_out, x))
+        d_x, *rest = backward(d_out, rows, scale, offset, down_w, up_b, ups)
         return d_x.view_as(x), *rest  # type: ignore[union-attr]
 
 
 def transition(
-    x: Tensor, scale: Tensor, offset: Tensor, gate_w: Tensor | None, up_w: Tensor, up_b: Tensor | None, down_w: Tensor, down_b: Tensor | None
+    x: Tensor, scale: Tensor, offset: Tensor, down_w: Tensor, up_b: Tensor | None, down_b: Tensor | None, *ups: Tensor
 ) -> Tensor:
-    """relu(y up_w + up_b) down_w + down_b of y, the normalised x [..., c]; with gate_w, (swish(y gate_w) * (y up_w)) down_w."""
-    given = x, scale, offset, gate_w, up_w, up_b, down_w, down_b
-    return Transition.apply(*given) if torch.is_grad_enabled() else forward(*given)  # type: ignore[no-any-return]
+    """x [..., c], its norm's scale and offset [c], down_w [u, c], `ups` [c, u] -> the update [..., c].
+
+    ReLU with biases up_b [u], down_b [c] and up_w; SwiGLU without, and up_w, gate_w. Raises NotImplementedError for more than 512 channels.
+    """
+    given = x, scale, offset, down_w, up_b, down_b, *ups
+    return Transition.apply(*given) if torch.is_grad_enabled() else forward(*given)  # type: ignore[no-any-return, arg-type]

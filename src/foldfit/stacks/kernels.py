@@ -50,10 +50,7 @@ TRIANGLE_MULTIPLICATION: Kernels = {
     "triton": fused(triton.TRIANGLE_UPDATE, ("u", 1, 256), triton.TRIANGLE_SHARE),
 }
 OUTER_PRODUCT_MEAN: Kernels = {"reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE)}
-RELU_TRANSITION: Kernels = {
-    "reference": anywhere(pair.RELU_UPDATE),
-    "triton": fused(triton_transition.RELU_TRANSITION, ("c", 1, 512)),
-}
+RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE), "triton": fused(triton_transition.RELU_TRANSITION, ("c", 1, 512))}
 SWIGLU_TRANSITION: Kernels = {
     "reference": anywhere(pair.SWIGLU_UPDATE),
     "triton": fused(triton_transition.SWIGLU_TRANSITION, ("c", 1, 512)),

@@ -35,7 +35,7 @@ SWIGLU_TRANSITION = Phase(
     record=("r n c",),
     saved="",
     backward=(
-        "r n c + q c + 3 q u + f32 3 c u + f32 0.015625 q c + f32 6 c",
-        "r n c + q c + 3 q u + f32 3 c u + 3 c u + f32 2 c + 2 c",
+        "r n c + q c + 3 q u + f32 3 c u + f32 0.015625 q c + f32 6 c + f32 u",
+        "r n c + q c + 3 q u + f32 3 c u + 3 c u + f32 2 c + f32 u + 2 c + u",
     ),
 )
