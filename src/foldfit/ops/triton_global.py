@@ -125,8 +125,8 @@ def gate_of(b_y, gating_w, gating_b, c, e, C: tl.constexpr, E: tl.constexpr, PRE
     return tl.sigmoid(dot(b_y, b_w, None, PRECISION) + tl.load(gating_b + width, mask=width < e, other=0.0).to(tl.float32)[None, :])
 
 
-TILES = {"attend": (128, 4), "gate": (128, 8), "rows": (32, 4), "elements": (32, 4)}
-"""Kernel -> elements of a tile, and its warps; in half precision."""
+TILES = {"attend": (64, 4), "gate": (64, 4), "rows": (32, 4), "elements": (64, 4)}
+"""Kernel -> elements of a tile, and its warps; in half precision. The best of five measured on an H100, at most 5 % apart."""
 
 
 def tiling(kernel: str, dtype: torch.dtype) -> dict[str, int]:

@@ -50,8 +50,8 @@ def backward_kernel(d_y, x, scale, d_x, sums, elements, c, T: tl.constexpr, C: t
     real = channel < c
     # [C]
     b_scale = tl.load(scale + channel, mask=real, other=0.0).to(tl.float32)
-    of_scale = tl.zeros([C], tl.float32)
-    of_offset = tl.zeros([C], tl.float32)
+    of_scale = tl.zeros([T, C], tl.float32)  # over tiles first: a sum over a tile's elements goes from thread to thread
+    of_offset = tl.zeros([T, C], tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(elements, T), tl.num_programs(0)):
         element = tl.cast(tile, tl.int64) * T + tl.arange(0, T)
         # [T, C]
@@ -59,13 +59,13 @@ def backward_kernel(d_y, x, scale, d_x, sums, elements, c, T: tl.constexpr, C: t
         inside = (element < elements)[:, None] & real[None, :]
         d = tl.load(d_y + at, mask=inside, other=0.0).to(tl.float32)
         hat, inverse = normalised(tl.load(x + at, mask=inside, other=0.0).to(tl.float32), c, C)
-        of_scale += tl.sum(d * hat, 0)
-        of_offset += tl.sum(d, 0)
+        of_scale += d * hat
+        of_offset += d
         d *= b_scale[None, :]
         d = inverse[:, None] * (d - (tl.sum(d, 1) / c)[:, None] - hat * (tl.sum(d * hat, 1) / c)[:, None])
         tl.store(d_x + at, d.to(d_x.dtype.element_ty), mask=inside)
-    tl.store(sums + tl.program_id(0) * 2 * c + channel, of_scale, mask=real)
-    tl.store(sums + tl.program_id(0) * 2 * c + c + channel, of_offset, mask=real)
+    tl.store(sums + tl.program_id(0) * 2 * c + channel, tl.sum(of_scale, 0), mask=real)
+    tl.store(sums + tl.program_id(0) * 2 * c + c + channel, tl.sum(of_offset, 0), mask=real)
 
 
 def tiling(c: int) -> dict[str, int]:

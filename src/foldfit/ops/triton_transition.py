@@ -14,7 +14,7 @@ from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_gated_linear import padded
 from foldfit.ops.triton_layer_norm import normalised
 
-WIDEST = 512
+WIDEST = 256
 """Channels that a program holds at once."""
 
 
@@ -71,13 +71,15 @@ def transition_kernel(
     tl.store(out + token[:, None] * c + channel[None, :], update.to(out.dtype.element_ty), mask=inside)
 
 
-def tiling(c: int, dtype: torch.dtype) -> dict[str, int]:
+def tiling(c: int, dtype: torch.dtype, gated: bool) -> dict[str, int]:
     """What leaves the update in registers, and two or three blocks of each weight in shared memory; measured on an H100."""
     width = padded(c)
     if dtype == torch.float32:
-        t, u, stages, warps = (64, 32, 2, 8) if width <= 128 else (32, 32, 2, 8) if width == 256 else (16, 16, 2, 8)
+        t, u, stages, warps = (64 if width <= 128 else 32, 32 if not gated else 16, 2, 8)
+    elif width == 256:
+        t, u, stages, warps = (128, 32 if gated else 64, 2, 8)
     else:
-        t, u, stages, warps = (64, 64, 3, 4) if width <= 128 else (128, 64, 2, 8) if width == 256 else (32, 32, 2, 8)
+        t, u, stages, warps = (64, 64, 2 if gated else 3, 4)
     return {"T": t, "C": width, "U": u, "STAGES": stages, "num_warps": warps}
 
 
@@ -94,7 +96,7 @@ def forward(
     c, u = up_w.shape
     check(c)
     x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
-    tokens, tile = x.numel() // c, tiling(c, x.dtype)
+    tokens, tile = x.numel() // c, tiling(c, x.dtype, gate_w is not None)
     transition_kernel[(triton.cdiv(tokens, tile["T"]),)](
         x, scale, offset, gate_w, up_w, up_b, down_w, down_b, out, tokens, c, u,
         GATED=gate_w is not None, PRECISION=precision_of(x.dtype), **tile,

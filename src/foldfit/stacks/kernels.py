@@ -11,6 +11,8 @@ from foldfit.stacks.spec import Kernel, Phase
 
 Kernels = dict[str, dict[str, Kernel]]
 """Kernel name -> device type -> cost."""
+HALF = ("bf16", "fp16")
+"""Precisions of kernels that in fp32 storage would be slower than the library's products."""
 
 
 def anywhere(update: Phase, share: Phase | None = None) -> dict[str, Kernel]:
@@ -53,5 +55,5 @@ OUTER_PRODUCT_MEAN: Kernels = {"reference": anywhere(pair.OUTER_UPDATE, pair.OUT
 RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE), "triton": fused(triton_transition.RELU_TRANSITION, ("c", 1, 512))}
 SWIGLU_TRANSITION: Kernels = {
     "reference": anywhere(pair.SWIGLU_UPDATE),
-    "triton": fused(triton_transition.SWIGLU_TRANSITION, ("c", 1, 512)),
+    "triton": {"cuda": Kernel(triton_transition.SWIGLU_TRANSITION, precisions=HALF, within=(("c", 1, 256),))},
 }
