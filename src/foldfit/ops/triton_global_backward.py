@@ -191,14 +191,17 @@ class GlobalAttention(torch.autograd.Function):
             **widths, **tiling("rows", x.dtype),
         )  # fmt: skip
         query = (means @ query_w.float().flatten(1)).view(-1, d) * d**-0.5
-        d_gating_b, d_output_b = sums.sum(0).split([e, c])
-        of_weights = (
-            means.t() @ d_query, d_keys.view(-1, c).t() @ query, values.view(-1, c).t() @ d_o.view(-1, d),
-            of_gating.sum(0), d_gating_b, of_output.sum(0), d_output_b,
-        )  # fmt: skip
-        shapes = *(w.shape for w in (query_w, key_w, value_w, gating_w, gating_b, output_w)), (c,)
-        grads = [g.to(x.dtype).view(shape) for g, shape in zip(of_weights, shapes, strict=True)]
-        del of_gating, of_output, sums, d_query, d_keys, query, of_weights, d_gating_b, d_output_b
+        d_gating_b, d_output_b = sums.sum(0).to(x.dtype).split([e, c])
+        grads = [
+            (means.t() @ d_query).to(x.dtype).view_as(query_w),
+            (d_keys.view(-1, c).t() @ query).to(x.dtype),
+            (values.view(-1, c).t() @ d_o.view(-1, d)).to(x.dtype),
+            of_gating.sum(0).to(x.dtype).view_as(gating_w),
+            d_gating_b.view_as(gating_b),
+            of_output.sum(0).to(x.dtype).view_as(output_w),
+            d_output_b,
+        ]
+        del of_gating, of_output, sums, d_query, d_keys, query
         d_x, sums = torch.empty_like(x), empty(r, SHARES, 2, c)
         elements_kernel[(r, SHARES)](
             d_out, x, scale, offset, gating_w, gating_b, output_w, mask, counts, keys, o, lse, d_o, d_values, d_mean, d_x, sums, n, c, h, d,

@@ -16,7 +16,7 @@ GLOBAL_ATTENTION = Phase(
     record=("f32 r e + f32 2 r h c + r n c + f32 r c + f32 r h + f32 r",),
     saved="f32 r e + f32 2 r h c + f32 r c + f32 r h + f32 r",
     backward=(
-        "f32 2 r e c + 3 e c + f32 3 e c + f32 5 r e + f32 4 r h c + f32 3 r c + 2 d c + e + f32 2 d c + f32 r h + c + f32 r + f32 e + f32 c",
+        "f32 2 r e c + 3 e c + f32 e c + f32 5 r e + f32 4 r h c + f32 3 r c + 2 d c + e + f32 r h + c + f32 r",
         "r n c + f32 11 r c + 3 e c + f32 2 r e + f32 3 r h c + 2 d c + e + f32 r h + f32 2 c + 3 c + f32 r",
     ),
 )
