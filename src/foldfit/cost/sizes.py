@@ -10,7 +10,7 @@ from foldfit.stacks.spec import Axis
 
 SDPA_PADDING = 8
 """Channels that ops/sdpa.py adds to a head for the key mask."""
-PIECE = 131072
+PIECE = 262144
 """Elements that ops/triton_transition_backward.py takes at a time, at most."""
 
 
