@@ -83,4 +83,25 @@ def triangle_update(
     return triton_triangle.triangle_update(a, b, y, scale, offset, w, w_b, gate_w, gate_b)
 
 
-TRITON = replace(REFERENCE, add=add, layer_norm=layer_norm, attention=attention, gated_linear=gated_linear, triangle_update=triangle_update)
+def masked_linear(x: Tensor, scale: Tensor, offset: Tensor, mask: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    from foldfit.ops import triton_masked_linear
+
+    return triton_masked_linear.masked_linear(x, scale, offset, mask, w, b)
+
+
+def outer_product(a: Tensor, b: Tensor, w: Tensor, w_b: Tensor, scale: Tensor) -> Tensor:
+    from foldfit.ops import triton_outer_product
+
+    return triton_outer_product.outer_product(a, b, w, w_b, scale)
+
+
+TRITON = replace(
+    REFERENCE,
+    add=add,
+    layer_norm=layer_norm,
+    attention=attention,
+    gated_linear=gated_linear,
+    triangle_update=triangle_update,
+    masked_linear=masked_linear,
+    outer_product=outer_product,
+)

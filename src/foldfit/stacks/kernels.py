@@ -5,6 +5,7 @@ from foldfit.stacks import pair_kernels as pair
 from foldfit.stacks import sdpa_kernels as sdpa
 from foldfit.stacks import single_kernels as single
 from foldfit.stacks import triton_kernels as triton
+from foldfit.stacks import triton_outer_kernels as triton_outer
 from foldfit.stacks.spec import Kernel, Phase
 
 Kernels = dict[str, dict[str, Kernel]]
@@ -44,6 +45,9 @@ TRIANGLE_MULTIPLICATION: Kernels = {
     "reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE),
     "triton": fused(triton.TRIANGLE_UPDATE, ("u", 1, 256), triton.TRIANGLE_SHARE),
 }
-OUTER_PRODUCT_MEAN: Kernels = {"reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE)}
+OUTER_PRODUCT_MEAN: Kernels = {
+    "reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE),
+    "triton": {"cuda": Kernel(triton_outer.OUTER_UPDATE, triton_outer.OUTER_SHARE, within=(("c", 1, 256), ("z", 1, 128), ("p", 1, 128)))},
+}
 RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE)}
 SWIGLU_TRANSITION: Kernels = {"reference": anywhere(pair.SWIGLU_UPDATE)}
