@@ -65,7 +65,9 @@ def test_rows_and_their_gradient_may_be_strided():
         leaf = x.clone().requires_grad_()
         return torch.autograd.grad(tm.masked_linear(leaf, *given), leaf, d)[0]
 
-    assert torch.equal(gradient(x.transpose(0, 1), d.transpose(0, 1)), gradient(x.transpose(0, 1).contiguous(), d.transpose(0, 1).contiguous()))
+    assert torch.equal(
+        gradient(x.transpose(0, 1), d.transpose(0, 1)), gradient(x.transpose(0, 1).contiguous(), d.transpose(0, 1).contiguous())
+    )
 
 
 def test_too_wide_is_refused():

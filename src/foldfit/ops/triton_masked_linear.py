@@ -16,7 +16,7 @@ from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_gated_linear import RESIDENT, check, padded
 from foldfit.ops.triton_layer_norm import normalised
 
-TOKENS_EACH = 2048
+TOKENS_EACH = 1024
 """Of a program of the backward, at least: its partial sums are then little beside what it reads."""
 CHANNELS = 32
 """Of a program that ends the parameters' gradients."""
@@ -84,7 +84,7 @@ def backward_kernel(
         d = d.to(b_w.dtype)
         of_w = dot(tl.trans(hat.to(b_w.dtype)), d, of_w, PRECISION)
         # [T, C]
-        y = dot(d, tl.trans(b_w), None, PRECISION) * b_scale[None, :]
+        y = dot(d, tl.trans(b_w), None, PRECISION).to(b_w.dtype).to(tl.float32) * b_scale[None, :]
         y = inverse[:, None] * (y - (tl.sum(y, 1) / c)[:, None] - hat * (tl.sum(y * hat, 1) / c)[:, None])
         to = d_x + (row * n + token)[:, None] * c + channel[None, :]
         tl.store(to, y.to(d_x.dtype.element_ty), mask=(token < n)[:, None] & (channel < c)[None, :])

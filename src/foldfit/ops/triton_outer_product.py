@@ -1,10 +1,10 @@
 """The outer product mean in Triton: outer products of a tile of pairs and of a few channels stay on the chip.
 
-AF2 Suppl. Alg. 10, lines 3-4. A program owns I x J pairs and goes through the channels O x P at a time: the products
-[I * O, J * P] over sequences, laid out anew as [I * J, O * P], meet their part of the output weights. So the operands are read as
+AF2 Suppl. Alg. 10, lines 3-4. A program owns X x Y pairs and goes through the channels U x V at a time: the products
+[X * U, Y * V] over sequences, laid out anew as [X * Y, U * V], meet their part of the output weights. So the operands are read as
 by any matrix product, and nothing with both channels is written.
 
-Shapes: r rows, R all rows, n sequences, o p channels, z channels out. In kernels: I J pairs, O P channels, K sequences of a
+Shapes: r rows, R all rows, n sequences, o p channels, z channels out. In kernels: X Y pairs, U V channels, K sequences of a
 tile, Z the width padded for a product.
 """
 
@@ -25,7 +25,7 @@ WIDEST = 128
 
 @dataclass(frozen=True)
 class Tile:
-    """One program's share: pairs I x J, channels O x P and sequences at a time; and how it runs."""
+    """One program's share: pairs X x Y, channels U x V and sequences at a time; and how it runs."""
 
     pairs: tuple[int, int]
     channels: tuple[int, int]
@@ -36,7 +36,7 @@ class Tile:
 
     @property
     def options(self) -> dict[str, int]:
-        sizes = dict(zip("IJOPK", (*self.pairs, *self.channels, self.sequences), strict=True))
+        sizes = dict(zip("XYUVK", (*self.pairs, *self.channels, self.sequences), strict=True))
         return {**sizes, "num_warps": self.warps, "num_stages": self.stages}
 
     def programs(self, r: int, rows: int) -> int:
@@ -59,50 +59,50 @@ def operand(x, first, rows, channel, channels, k, n, S: tl.constexpr, C: tl.cons
 
 @triton.jit
 def products(
-    a, b, i, j, first_o, first_p, r, rows, n, o, p, I: tl.constexpr, J: tl.constexpr, O: tl.constexpr, P: tl.constexpr,
+    a, b, i, j, first_o, first_p, r, rows, n, o, p, X: tl.constexpr, Y: tl.constexpr, U: tl.constexpr, V: tl.constexpr,
     K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The outer products of a tile summed over all sequences, [I, O, J, P] in storage precision."""
+    """The outer products of a tile summed over all sequences, [X, U, Y, V] in storage precision."""
     k = tl.arange(0, K)
-    at_a = operand(a, i, r, first_o, o, k, n, I, O)
-    at_b = operand(b, j, rows, first_p, p, k, n, J, P)
-    out = tl.zeros([I * O, J * P], tl.float32)
+    at_a = operand(a, i, r, first_o, o, k, n, X, U)
+    at_b = operand(b, j, rows, first_p, p, k, n, Y, V)
+    out = tl.zeros([X * U, Y * V], tl.float32)
     for start in range(0, n, K):
         inside = (start + k < n)[None, :]
         b_a = tl.load(at_a + start, mask=inside, other=0.0)
         b_b = tl.load(at_b + start, mask=inside, other=0.0)
         out = dot(b_a, tl.trans(b_b), out, PRECISION)
-    return out.to(a.dtype.element_ty).reshape(I, O, J, P)
+    return out.to(a.dtype.element_ty).reshape(X, U, Y, V)
 
 
 @triton.jit
 def forward_kernel(
     a, b, w, w_b, scale, out, r, rows, n, o, p, z,
-    I: tl.constexpr, J: tl.constexpr, O: tl.constexpr, P: tl.constexpr, K: tl.constexpr, Z: tl.constexpr,
+    X: tl.constexpr, Y: tl.constexpr, U: tl.constexpr, V: tl.constexpr, K: tl.constexpr, Z: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """out [r, R, z]."""
-    tiles = tl.cdiv(rows, J)
-    i = tl.program_id(0) // tiles * I
-    j = tl.program_id(0) % tiles * J
+    tiles = tl.cdiv(rows, Y)
+    i = tl.program_id(0) // tiles * X
+    j = tl.program_id(0) % tiles * Y
     width = tl.arange(0, Z)
-    channel = tl.arange(0, O * P)
-    parts = tl.cdiv(p, P)
-    # [I * J, Z]
-    y = tl.zeros([I * J, Z], tl.float32)
-    for part in range(0, tl.cdiv(o, O) * parts):
-        first_o = part // parts * O
-        first_p = part % parts * P
-        outer = products(a, b, i, j, first_o, first_p, r, rows, n, o, p, I, J, O, P, K, PRECISION)
-        outer = outer.permute(0, 2, 1, 3).reshape(I * J, O * P)
-        at_o = first_o + channel // P
-        at_p = first_p + channel % P
+    channel = tl.arange(0, U * V)
+    parts = tl.cdiv(p, V)
+    # [X * Y, Z]
+    y = tl.zeros([X * Y, Z], tl.float32)
+    for part in range(0, tl.cdiv(o, U) * parts):
+        first_o = part // parts * U
+        first_p = part % parts * V
+        outer = products(a, b, i, j, first_o, first_p, r, rows, n, o, p, X, Y, U, V, K, PRECISION)
+        outer = outer.permute(0, 2, 1, 3).reshape(X * Y, U * V)
+        at_o = first_o + channel // V
+        at_p = first_p + channel % V
         real = ((at_o < o) & (at_p < p))[:, None] & (width < z)[None, :]
         b_w = tl.load(w + (at_o * p + at_p)[:, None] * z + width[None, :], mask=real, other=0.0)
         y = dot(outer, b_w, y, PRECISION)
-    pair = tl.arange(0, I * J)
-    at_i = i + pair // J
-    at_j = j + pair % J
+    pair = tl.arange(0, X * Y)
+    at_i = i + pair // Y
+    at_j = j + pair % Y
     real = (at_i < r) & (at_j < rows)
     at = at_i.to(tl.int64) * rows + at_j
     y += tl.load(w_b + width, mask=width < z, other=0.0).to(tl.float32)[None, :]
@@ -133,7 +133,9 @@ class OuterProduct(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         from foldfit.ops.triton_outer_product_backward import backward
 
-        return *backward(d_out.contiguous(), *ctx.saved_tensors), None
+        a, b, w, scale = ctx.saved_tensors
+        d_a, d_b, d_w, d_w_b = backward(d_out.contiguous(), a, b, w, scale)
+        return d_a.view_as(a), d_b.view_as(b), d_w, d_w_b, None
 
 
 def outer_product(a: Tensor, b: Tensor, w: Tensor, w_b: Tensor, scale: Tensor) -> Tensor:
