@@ -16,7 +16,7 @@ from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_gated_linear import RESIDENT, check, padded
 from foldfit.ops.triton_layer_norm import normalised
 
-TOKENS_EACH = 1024
+TOKENS_EACH = 512
 """Of a program of the backward, at least: its partial sums are then little beside what it reads."""
 CHANNELS = 32
 """Of a program that ends the parameters' gradients."""
@@ -58,39 +58,65 @@ def forward_kernel(
 
 
 @triton.jit
-def backward_kernel(
-    d_out, x, scale, mask, w, d_x, sums, r, n, c, p, x_r, x_n, mask_r, mask_n, d_r, d_p, d_n,
+def gradient(d_out, mask, row, token, n, p, mask_r, mask_n, d_r, d_p, d_n, width):
+    """Of the projection of tokens of a row [T, P], in storage precision."""
+    real = tl.load(mask + row * mask_r + token * mask_n, mask=token < n, other=0.0).to(tl.float32)
+    at = row * d_r + width[None, :].to(tl.int64) * d_p + token[:, None] * d_n
+    d = tl.load(d_out + at, mask=(token < n)[:, None] & (width < p)[None, :], other=0.0)
+    return (d.to(tl.float32) * real[:, None]).to(d.dtype)
+
+
+@triton.jit
+def sums_kernel(
+    d_out, x, mask, sums, r, n, c, p, x_r, x_n, mask_r, mask_n, d_r, d_p, d_n,
     T: tl.constexpr, C: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """d_x [r, n, c]; sums [programs, c + 1, p] in fp32, over each program's tokens: of normalised input times gradient, of the gradient."""
+    """sums [programs, c + 1, p] in fp32, over each program's tokens: of normalised input times gradient, of the gradient."""
     channel = tl.arange(0, C)
     width = tl.arange(0, P)
-    inside = (channel < c)[:, None] & (width < p)[None, :]
-    b_scale = tl.load(scale + channel, mask=channel < c, other=0.0).to(tl.float32)
-    # [C, P], [P]
-    b_w = tl.load(w + channel[:, None] * p + width[None, :], mask=inside, other=0.0)
-    of_w = tl.zeros([C, P], tl.float32)
+    # [P, C], [P]
+    of_w = tl.zeros([P, C], tl.float32)
     of_b = tl.zeros([P], tl.float32)
     tiles = tl.cdiv(n, T)
     for tile in range(tl.program_id(0), tiles * r, tl.num_programs(0)):
         row = tl.cast(tile // tiles, tl.int64)
         token = tile % tiles * T + tl.arange(0, T)
+        hat, _ = normalised_rows(x, row, token, n, c, x_r, x_n, C)
+        d = gradient(d_out, mask, row, token, n, p, mask_r, mask_n, d_r, d_p, d_n, width)
+        of_b += tl.sum(d.to(tl.float32), 0)
+        of_w = dot(tl.trans(d), hat.to(d.dtype), of_w, PRECISION)
+    sums += tl.program_id(0) * (c + 1) * p
+    tl.store(sums + channel[None, :] * p + width[:, None], of_w, mask=(channel < c)[None, :] & (width < p)[:, None])
+    tl.store(sums + c * p + width, of_b, mask=width < p)
+
+
+@triton.jit
+def input_kernel(
+    d_out, x, scale, mask, w, d_x, r, n, c, p, x_r, x_n, mask_r, mask_n, d_r, d_p, d_n,
+    T: tl.constexpr, C: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """d_x [r, n, c]. The two means over channels of the norm's backward are taken before the product, over p."""
+    channel = tl.arange(0, C)
+    width = tl.arange(0, P)
+    b_scale = tl.load(scale + channel, mask=channel < c, other=0.0).to(tl.float32)
+    b_w = tl.load(w + channel[:, None] * p + width[None, :], mask=(channel < c)[:, None] & (width < p)[None, :], other=0.0)
+    # [C, P], [P]
+    b_w = (b_w.to(tl.float32) * b_scale[:, None]).to(b_w.dtype)
+    mean_w = tl.sum(b_w.to(tl.float32), 0) / c
+    tiles = tl.cdiv(n, T)
+    for tile in range(tl.program_id(0), tiles * r, tl.num_programs(0)):
+        row = tl.cast(tile // tiles, tl.int64)
+        token = tile % tiles * T + tl.arange(0, T)
         hat, inverse = normalised_rows(x, row, token, n, c, x_r, x_n, C)
-        real = tl.load(mask + row * mask_r + token * mask_n, mask=token < n, other=0.0).to(tl.float32)
-        # [T, P]
-        at = row * d_r + width[None, :].to(tl.int64) * d_p + token[:, None] * d_n
-        d = tl.load(d_out + at, mask=(token < n)[:, None] & (width < p)[None, :], other=0.0).to(tl.float32) * real[:, None]
-        of_b += tl.sum(d, 0)
-        d = d.to(b_w.dtype)
-        of_w = dot(tl.trans(hat.to(b_w.dtype)), d, of_w, PRECISION)
+        d = gradient(d_out, mask, row, token, n, p, mask_r, mask_n, d_r, d_p, d_n, width)
+        # [T], [T]
+        mean = tl.sum(d.to(tl.float32) * mean_w[None, :], 1)
+        along = tl.sum(d.to(tl.float32) * dot(hat.to(d.dtype), b_w, None, PRECISION), 1) / c
         # [T, C]
-        y = dot(d, tl.trans(b_w), None, PRECISION).to(b_w.dtype).to(tl.float32) * b_scale[None, :]
-        y = inverse[:, None] * (y - (tl.sum(y, 1) / c)[:, None] - hat * (tl.sum(y * hat, 1) / c)[:, None])
+        y = dot(d, tl.trans(b_w), None, PRECISION).to(d.dtype).to(tl.float32)
+        y = inverse[:, None] * (y - mean[:, None] - hat * along[:, None])
         to = d_x + (row * n + token)[:, None] * c + channel[None, :]
         tl.store(to, y.to(d_x.dtype.element_ty), mask=(token < n)[:, None] & (channel < c)[None, :])
-    sums += tl.program_id(0) * (c + 1) * p
-    tl.store(sums + channel[:, None] * p + width[None, :], of_w, mask=inside)
-    tl.store(sums + c * p + width, of_b, mask=width < p)
 
 
 @triton.jit
@@ -115,7 +141,7 @@ def parameters_kernel(sums, scale, offset, w, d_scale, d_offset, d_w, d_b, c, p,
 
 def tile_of(c: int, p: int, dtype: torch.dtype) -> dict[str, Any]:
     half = dtype != torch.float32
-    return {"T": 64 if half else 16, "C": padded(c), "P": padded(p), "PRECISION": precision_of(dtype), "num_warps": 8 if half else 4}
+    return {"T": 32 if half else 16, "C": padded(c), "P": padded(p), "PRECISION": precision_of(dtype), "num_stages": 2}
 
 
 def forward(x: Tensor, scale: Tensor, offset: Tensor, mask: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -123,8 +149,10 @@ def forward(x: Tensor, scale: Tensor, offset: Tensor, mask: Tensor, w: Tensor, b
     (r, n, c), p = x.shape, w.shape[1]
     x = x if x.stride(2) == 1 else x.contiguous()
     out, tile = x.new_empty(r, p, n), tile_of(c, p, x.dtype)
-    grid = min(RESIDENT, r * triton.cdiv(n, tile["T"]))
-    forward_kernel[(grid,)](x, scale, offset, mask, w, b, out, r, n, c, p, *x.stride()[:2], *mask.stride(), **tile)
+    if x.dtype != torch.float32:
+        tile |= {"T": 64, "num_stages": 3}
+    grid = min(2 * RESIDENT, r * triton.cdiv(n, tile["T"]))
+    forward_kernel[(grid,)](x, scale, offset, mask, w, b, out, r, n, c, p, *x.stride()[:2], *mask.stride(), **tile, num_warps=4)
     return out
 
 
@@ -141,17 +169,19 @@ class MaskedLinear(torch.autograd.Function):
         x, scale, offset, mask, w = ctx.saved_tensors
         (r, n, c), p = x.shape, w.shape[1]
         x = x if x.stride(2) == 1 else x.contiguous()
+        tile = tile_of(c, p, x.dtype)
+        strides = *x.stride()[:2], *mask.stride(), *d_out.stride()
         programs = min(RESIDENT, max(1, r * n // TOKENS_EACH))
-        d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         sums = torch.empty(programs, c + 1, p, dtype=torch.float32, device=x.device)
-        backward_kernel[(programs,)](
-            d_out, x, scale, mask, w, d_x, sums, r, n, c, p, *x.stride()[:2], *mask.stride(), *d_out.stride(), **tile_of(c, p, x.dtype)
-        )
-        del d_out, x
+        sums_kernel[(programs,)](d_out, x, mask, sums, r, n, c, p, *strides, **tile, num_warps=4)
         sums = sums.sum(0)
         d_scale, d_offset, d_w, d_b = (torch.empty_like(t) for t in (scale, offset, w, w[0]))
         grid = (triton.cdiv(c, CHANNELS),)
         parameters_kernel[grid](sums, scale, offset, w, d_scale, d_offset, d_w, d_b, c, p, C=CHANNELS, P=padded(p), num_warps=4)
+        del sums
+        d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        programs = min(2 * RESIDENT, r * triton.cdiv(n, tile["T"]))
+        input_kernel[(programs,)](d_out, x, scale, mask, w, d_x, r, n, c, p, *strides, **tile, num_warps=8)
         return d_x, d_scale, d_offset, None, d_w, d_b
 
 
