@@ -10,8 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from foldfit.ops.triton_attention import dot, precision_of
-from foldfit.ops.triton_gated_linear import padded
+from foldfit.ops.triton_attention import dot, padded_dim, precision_of
 
 PAIRS_EACH = 4096
 """Of a program of the weights' gradient, at least: its sums are then little beside what it reads."""
@@ -30,30 +29,24 @@ def weights_kernel(
     d_out, outer, scale, sums, r, rows, o, p, z,
     T: tl.constexpr, U: tl.constexpr, V: tl.constexpr, Z: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """outer [r, o, R, p] -> sums [programs, o * p + 1, z] in fp32: of the gradients of the weights and of the bias, over each program's
-    tiles."""
+    """outer [r, o, R, p] -> sums [programs, o, p, z] in fp32: of the weights' gradient, over each program's tiles."""
     channel = tl.arange(0, U * V)
     width = tl.arange(0, Z)
     at_o = tl.program_id(1) * U + channel // V
     at_p = channel % V
     real = (at_o < o) & (at_p < p)
     tiles = tl.cdiv(rows, T)
-    # [U * V, Z], [Z]
+    # [U * V, Z]
     of_w = tl.zeros([U * V, Z], tl.float32)
-    of_b = tl.zeros([Z], tl.float32)
     for tile in range(tl.program_id(0), r * tiles, tl.num_programs(0)):
         row = tl.cast(tile // tiles, tl.int64)
         token = tile % tiles * T + tl.arange(0, T)
         # [U * V, T], [T, Z]
         at = ((row * o + at_o) * rows * p + at_p)[:, None] + (token * p)[None, :]
         b_outer = tl.load(outer + at, mask=real[:, None] & (token < rows)[None, :], other=0.0)
-        d = scaled(d_out, scale, row, token, rows, z, width)
-        of_w = dot(b_outer, d, of_w, PRECISION)
-        of_b += tl.sum(d.to(tl.float32), 0)
-    sums += tl.program_id(0).to(tl.int64) * (o * p + 1) * z
+        of_w = dot(b_outer, scaled(d_out, scale, row, token, rows, z, width), of_w, PRECISION)
+    sums += tl.program_id(0).to(tl.int64) * o * p * z
     tl.store(sums + (at_o * p + at_p)[:, None] * z + width[None, :], of_w, mask=real[:, None] & (width < z)[None, :])
-    if tl.program_id(1) == 0:
-        tl.store(sums + o * p * z + width, of_b, mask=width < z)
 
 
 @triton.jit
@@ -86,12 +79,12 @@ def channels_of(p: int, products: int) -> dict[str, int]:
 
 
 def weights_backward(d_out: Tensor, outer: Tensor, w: Tensor, scale: Tensor) -> Tensor:
-    """The gradients of the weights and of the bias, [programs, o * p + 1, z], yet to be summed."""
+    """The weights' gradient, [programs, o, p, z], yet to be summed."""
     (r, rows, z), (o, p, _), half = d_out.shape, w.shape, d_out.dtype != torch.float32
     channels, programs = channels_of(p, 128 if half else 64), max(1, r * rows // PAIRS_EACH)
-    sums = torch.empty(programs, o * p + 1, z, dtype=torch.float32, device=w.device)
+    sums = torch.empty(programs, o, p, z, dtype=torch.float32, device=w.device)
     weights_kernel[(programs, triton.cdiv(o, channels["U"]))](
-        d_out, outer, scale, sums, r, rows, o, p, z, T=64 if half else 16, Z=padded(z), PRECISION=precision_of(w.dtype), **channels,
+        d_out, outer, scale, sums, r, rows, o, p, z, T=64 if half else 16, Z=padded_dim(z), PRECISION=precision_of(w.dtype), **channels,
         num_warps=4, num_stages=3,
     )  # fmt: skip
     return sums
@@ -100,10 +93,10 @@ def weights_backward(d_out: Tensor, outer: Tensor, w: Tensor, scale: Tensor) -> 
 def outer_backward(d_out: Tensor, w: Tensor, scale: Tensor) -> Tensor:
     """The gradient of the outer products, [r * o, R * p]."""
     (r, rows, z), (o, p, _), half = d_out.shape, w.shape, d_out.dtype != torch.float32
-    t = 128 if half else 32
+    t, channels = (128, channels_of(p, 64)) if half else (32, channels_of(p, 32))
     d_outer = d_out.new_empty(r * o, rows * p)
     outer_kernel[(r * triton.cdiv(rows, t),)](
-        d_out, w, scale, d_outer, rows, o, p, z, T=t, Z=padded(z), PRECISION=precision_of(w.dtype), **channels_of(p, 64 if half else 32),
+        d_out, w, scale, d_outer, rows, o, p, z, T=t, Z=padded_dim(z), PRECISION=precision_of(w.dtype), **channels,
         num_warps=4, num_stages=3 if half else 2,
     )  # fmt: skip
     return d_outer
@@ -115,6 +108,7 @@ def backward(d_out: Tensor, a: Tensor, b: Tensor, w: Tensor, scale: Tensor) -> t
     outer = a @ b.t()
     sums = weights_backward(d_out, outer, w, scale)
     del outer
-    sums = sums.sum(0).to(w.dtype)
+    d_w = sums.sum(0).to(w.dtype)
+    del sums
     d_outer = outer_backward(d_out, w, scale)
-    return *(d_outer @ b, d_outer.t() @ a), sums[:-1].view_as(w), sums[-1]
+    return d_outer @ b, d_outer.t() @ a, d_w, (scale.view(1, -1) @ d_out.flatten(0, 1))[0]

@@ -1,6 +1,6 @@
 """What the Triton kernels of the outer product mean cost: matrix products, bytes moved, moments, what autograd keeps.
 
-Partial sums of the backward are counted at their most: of a projection once more for every 512 tokens, of the output
+Partial sums of the backward are counted at their most: of a projection once more for every 256 tokens, of the output
 weights once more for every 4,096 pairs.
 Written by `python -m foldfit.profile.moments`, which traces the sub-module; the contract test holds them. Letters: stacks/spec.py.
 """
@@ -18,7 +18,7 @@ OUTER_SHARE = Phase(
     record=("r n p",),
     saved="",
     backward=(
-        "f32 0.001953125 r n c p + f32 0.001953125 r n p + f32 2 c p + f32 2 p",
+        "f32 0.00390625 r n c p + f32 0.00390625 r n p + f32 2 c p + f32 2 p",
         "f32 c p + c p + 2 c + f32 p + p",
         "r n c + c p + 2 c + p",
     ),
@@ -27,10 +27,11 @@ OUTER_SHARE = Phase(
 OUTER_UPDATE = Phase(
     matmuls=("r n c, c o -> r n o", "r n, R n -> r R", "r o n, R p n -> r R o p", "r R o p, o p z -> r R z"),
     back_matmuls=(*("r n c, c o -> r n o",) * 3, *("r o n, R p n -> r R o p",) * 3, *("r R o p, o p z -> r R z",) * 2),
+    biases=(("output_b", "r R"),),
     moves="R n p + r R z + r n c + 2 r n o + o z p + c o + 5 r n + R n + f32 2 r n + f32 2 R n + f32 8 r R + 2 r R + 2 c + o + 3 z",
     calls=11,
-    back_moves="4 r R o p + 3 R n p + 2 r R z + 3 r n c + 5 r n o + 2 o z p + f32 4 o z p + 4 c o + f32 4 c o + 2 r R + 2 r n + 4 c + o + 3 z",
-    back_calls=12,
+    back_moves="4 r R o p + 3 R n p + 3 r R z + 3 r n c + 5 r n o + 2 o z p + f32 4 o z p + 4 c o + f32 4 c o + 3 r R + 2 r n + 4 c + o + 3 z",
+    back_calls=13,
     forward=(
         "r n o + r n",
         "r n o + f32 R n + f32 r R + f32 r n",
@@ -46,10 +47,10 @@ OUTER_UPDATE = Phase(
     ),
     saved="r n o + r R + r n",
     backward=(
-        "r R o p + f32 o z p + f32 0.000244140625 r R o z p + r n o + r R + f32 z + f32 0.000244140625 r R z + r n",
-        "f32 2 o z p + o z p + f32 0.000244140625 r R o z p + r n o + r R + f32 2 z + z + f32 0.000244140625 r R z + r n",
+        "r R o p + f32 o z p + f32 0.000244140625 r R o z p + r n o + r R + r n",
+        "f32 2 o z p + o z p + f32 0.000244140625 r R o z p + r n o + r R + r n",
         "r R o p + o z p + R n p + 2 r n o + r R + r n + z",
-        "o z p + R n p + f32 0.001953125 r n c o + r n o + f32 0.001953125 r n o + f32 2 c o + r n + f32 2 o + 2 z",
+        "o z p + R n p + f32 0.00390625 r n c o + r n o + f32 0.00390625 r n o + f32 2 c o + r n + f32 2 o + 2 z",
         "o z p + R n p + r n o + f32 c o + c o + r n + 2 c + f32 o + o + 2 z",
         "o z p + R n p + r n c + r n o + c o + r n + 2 c + o + 2 z",
     ),
