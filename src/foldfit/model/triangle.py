@@ -31,15 +31,12 @@ class OuterProductMean(SubModule):
 
     def share(self, x: Tensor, mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
         """x [r, n, c], mask [r, n] -> the right projection and its mask ([r, p, n], [r, n])."""
-        y = ops.layer_norm(x, self.norm_scale, self.norm_offset)
-        return ops.masked_linear(y, mask, self.right_w, self.right_b), mask
+        return ops.masked_linear(x, self.norm_scale, self.norm_offset, mask, self.right_w, self.right_b), mask
 
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n], shared ([R, p, n], [R, n]) -> [r, R, z]."""
         right, right_mask = shared
         n = x[0].shape[1]
-        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
-        left = ops.masked_linear(y, mask / n, self.left_w, self.left_b)
-        del y
+        left = ops.masked_linear(x[0], self.norm_scale, self.norm_offset, mask / n, self.left_w, self.left_b)
         pairs = mask.float() @ right_mask.float().t()  # [r, R]: sequences that have both residues
         return ops.outer_product(left, right, self.output_w, self.output_b / n, (n / (1e-3 + pairs)).to(left.dtype))

@@ -106,6 +106,18 @@ def swiglu(x: Tensor, norm_scale: Tensor, norm_offset: Tensor, gate_w: Tensor, u
     return triton_transition_backward.transition(x, norm_scale, norm_offset, down_w, None, None, up_w, gate_w)
 
 
+def masked_linear(x: Tensor, scale: Tensor, offset: Tensor, mask: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    from foldfit.ops import triton_masked_linear
+
+    return triton_masked_linear.masked_linear(x, scale, offset, mask, w, b)
+
+
+def outer_product(a: Tensor, b: Tensor, w: Tensor, w_b: Tensor, scale: Tensor) -> Tensor:
+    from foldfit.ops import triton_outer_product
+
+    return triton_outer_product.outer_product(a, b, w, w_b, scale)
+
+
 TRITON = replace(
     REFERENCE,
     add=add,
@@ -116,4 +128,6 @@ TRITON = replace(
     triangle_update=triangle_update,
     relu_mlp=relu_mlp,
     swiglu=swiglu,
+    masked_linear=masked_linear,
+    outer_product=outer_product,
 )

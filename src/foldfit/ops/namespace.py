@@ -33,8 +33,8 @@ class Ops:
     triangle_update: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None], Tensor]
     """(a [r, u, n], b [R, u, n], x [r, R, c], scale, offset [u], w [u, c], b [c] or None, gate_w [c, c], gate_b [c] or None) ->
     (norm(sum over n of a b) w + b) * sigmoid(x gate_w + gate_b), [r, R, c]"""
-    masked_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-    """(x [r, n, c], mask [r, n], w [c, p], b [p]) -> mask * (x w + b), as [r, p, n]"""
+    masked_linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(x [r, n, c], its norm's scale, offset [c], mask [r, n], w [c, p], b [p]) -> mask * (norm(x) w + b), as [r, p, n]"""
     outer_product: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     """(a [r, o, n], b [R, p, n], w [o, p, z], w_b [z], scale [r, R]) -> scale * (sum over n, o, p of a b w, plus w_b), as [r, R, z]"""
     relu_mlp: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -106,7 +106,9 @@ def triangle_update(
     return linear(o, w, w_b) * gate(x, gate_w, gate_b)
 
 
-def masked_linear(x: Tensor, mask: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+def masked_linear(x: Tensor, scale: Tensor, offset: Tensor, mask: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """AF2 Suppl. Alg. 10, lines 1-2."""
+    x = layer_norm(x, scale, offset)
     y = flat_linear(x, w, b)
     y *= mask.reshape(-1, 1)
     return y.view(*x.shape[:-1], y.shape[-1]).transpose(1, 2).contiguous()

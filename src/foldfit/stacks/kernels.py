@@ -6,6 +6,7 @@ from foldfit.stacks import sdpa_kernels as sdpa
 from foldfit.stacks import single_kernels as single
 from foldfit.stacks import triton_global_kernels as triton_global
 from foldfit.stacks import triton_kernels as triton
+from foldfit.stacks import triton_outer_kernels as triton_outer
 from foldfit.stacks import triton_transition_kernels as triton_transition
 from foldfit.stacks.spec import Kernel, Phase
 
@@ -51,9 +52,12 @@ TRIANGLE_MULTIPLICATION: Kernels = {
     "reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE),
     "triton": fused(triton.TRIANGLE_UPDATE, ("u", 1, 256), triton.TRIANGLE_SHARE),
 }
-OUTER_PRODUCT_MEAN: Kernels = {"reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE)}
 RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE), "triton": fused(triton_transition.RELU_TRANSITION, ("c", 1, 512))}
 SWIGLU_TRANSITION: Kernels = {
     "reference": anywhere(pair.SWIGLU_UPDATE),
     "triton": {"cuda": Kernel(triton_transition.SWIGLU_TRANSITION, precisions=HALF, within=(("c", 1, 256),))},
+}
+OUTER_PRODUCT_MEAN: Kernels = {
+    "reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE),
+    "triton": {"cuda": Kernel(triton_outer.OUTER_UPDATE, triton_outer.OUTER_SHARE, within=(("c", 1, 256), ("z", 1, 128), ("p", 1, 128)))},
 }

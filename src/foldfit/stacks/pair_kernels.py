@@ -68,7 +68,7 @@ OUTER_UPDATE = Phase(
     back_moves="6 r R o p + 2 R n p + 2 o z p + 6 r R z + 5 r n c + 10 r n o + 2 c o + 3 r R + 5 r n + 4 c + o + 3 z",
     back_calls=16,
     forward=(
-        "r n c + f32 2 r n",
+        "r n c + f32 2 r n + r n",
         "r n c + 2 r n o + r n",
         "r n o + f32 R n + f32 r R + f32 r n",
         "r n o + f32 4 r R + z",
