@@ -69,18 +69,20 @@ def attention(
     return ProjectedAttention.apply(*given) if torch.is_grad_enabled() else projected_attention(*given, False)[0]
 
 
-def gated_linear(y: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None) -> Tensor:
+def gated_linear(
+    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None
+) -> Tensor:
     from foldfit.ops import triton_gated_linear
 
-    return triton_gated_linear.gated_linear(y, mask, w, gate_w, b, gate_b)
+    return triton_gated_linear.gated_linear(x, norm_scale, norm_offset, mask, w, gate_w, b, gate_b)
 
 
-def triangle_update(
-    a: Tensor, b: Tensor, y: Tensor, scale: Tensor, offset: Tensor, w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None
-) -> Tensor:
+def triangle_update(a: Tensor, *given: Any) -> Tensor:
     from foldfit.ops import triton_triangle
 
-    return triton_triangle.triangle_update(a, b, y, scale, offset, w, w_b, gate_w, gate_b)
+    operand = [a]
+    del a
+    return triton_triangle.triangle_update(operand.pop(), *given)  # which lets go of it when it has the product
 
 
 TRITON = replace(REFERENCE, add=add, layer_norm=layer_norm, attention=attention, gated_linear=gated_linear, triangle_update=triangle_update)
