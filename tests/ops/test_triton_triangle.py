@@ -20,8 +20,10 @@ def inputs_of(r: int, n: int, c: int, u: int, has_b: bool, dtype: torch.dtype) -
         return (scale * torch.randn(*shape, generator=g)).to(DEVICE, dtype)
 
     return {
-        "a": rand(r, u, n), "b": rand(n, u, n), "x": 0.5 + 2 * rand(r, n, c), "norm_scale": 1 + rand(c, scale=0.1),
-        "norm_offset": rand(c, scale=0.1), "scale": 1 + rand(u, scale=0.1), "offset": rand(u, scale=0.1), "w": rand(u, c, scale=u**-0.5), "w_b": rand(c) if has_b else None, "gate_w": rand(c, c, scale=c**-0.5),
+        "a": rand(r, u, n), "b": rand(n, u, n), "x": 0.5 + 2 * rand(r, n, c),
+        "norm_scale": 1 + rand(c, scale=0.1), "norm_offset": rand(c, scale=0.1),
+        "scale": 1 + rand(u, scale=0.1), "offset": rand(u, scale=0.1),
+        "w": rand(u, c, scale=u**-0.5), "w_b": rand(c) if has_b else None, "gate_w": rand(c, c, scale=c**-0.5),
         "gate_b": rand(c) if has_b else None,
     }  # fmt: skip
 
@@ -50,7 +52,7 @@ def several_parts(monkeypatch):
     monkeypatch.setattr(folded, "TOKENS_EACH", 40)
 
 
-SIZES = [(1, 1, 8, 8), (3, 17, 24, 20), (2, 33, 16, 40), (2, 64, 32, 32), (3, 29, 40, 72)]
+SIZES = [(1, 1, 8, 8), (3, 17, 24, 20), (2, 33, 16, 40)]
 
 
 @pytest.mark.parametrize("precision", DTYPES)
@@ -70,7 +72,8 @@ def test_gated_linear(r, n, c, u, has_b, precision):
     x = inputs_of(r, n, c, u, has_b, DTYPES[precision])
     mask = (torch.arange(r * n, device=DEVICE).view(r, n) % 5 != 1).to(DTYPES[precision])
     gate_b = None if x["gate_b"] is None else x["scale"]
-    given = {"x": x["x"], "norm_scale": x["norm_scale"], "norm_offset": x["norm_offset"], "mask": mask, "w": x["w"].t().contiguous(), "gate_w": 0.5 * x["w"].t().contiguous(),
+    given = {"x": x["x"], "norm_scale": x["norm_scale"], "norm_offset": x["norm_offset"], "mask": mask,
+             "w": x["w"].t().contiguous(), "gate_w": 0.5 * x["w"].t().contiguous(),
              "b": None if gate_b is None else x["offset"], "gate_b": gate_b}  # fmt: skip
     agree(tg.gated_linear, ref.gated_linear, given, precision, (r, u, n))
 

@@ -18,10 +18,12 @@ class TriangleMultiplication(SubModule):
 
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n], shared ([R, u, n],) -> [r, n, c]."""
-        norm = self.norm_scale, self.norm_offset
         return ops.triangle_update(
-            ops.gated_linear(x[0], *norm, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b), shared[0], x[0], *norm,
-            self.center_scale, self.center_offset, self.output_w, self.output_b, self.gating_w, self.gating_b,
+            ops.gated_linear(
+                x[0], self.norm_scale, self.norm_offset, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b
+            ),
+            shared[0], x[0], self.norm_scale, self.norm_offset, self.center_scale, self.center_offset,
+            self.output_w, self.output_b, self.gating_w, self.gating_b,
         )  # fmt: skip
 
 

@@ -77,12 +77,15 @@ def gated_linear(
     return triton_gated_linear.gated_linear(x, norm_scale, norm_offset, mask, w, gate_w, b, gate_b)
 
 
-def triangle_update(a: Tensor, *given: Any) -> Tensor:
+def triangle_update(
+    a: Tensor, b: Tensor, x: Tensor, norm_scale: Tensor, norm_offset: Tensor, center_scale: Tensor, center_offset: Tensor,
+    w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None,
+) -> Tensor:  # fmt: skip
     from foldfit.ops import triton_triangle
 
-    operand = [a]
-    del a
-    return triton_triangle.triangle_update(operand.pop(), *given)  # which lets go of it when it has the product
+    left = [a]
+    del a  # let go of once the product is made
+    return triton_triangle.triangle_update(left.pop(), b, x, norm_scale, norm_offset, center_scale, center_offset, w, w_b, gate_w, gate_b)
 
 
 TRITON = replace(REFERENCE, add=add, layer_norm=layer_norm, attention=attention, gated_linear=gated_linear, triangle_update=triangle_update)

@@ -8,7 +8,7 @@ A projection and its gate go together, each behind a norm of its own or both beh
 In kernels: T tokens of a tile, P and Q the widths padded for a product.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from foldfit.ops.triton_attention import INTERPRETED, dot, precision_of
+from foldfit.ops.triton_attention import INTERPRETED, dot
 from foldfit.ops.triton_layer_norm import EPSILON
 
 WIDEST = 256
@@ -24,8 +24,8 @@ WIDEST = 256
 FOLDED = 32
 """Columns that a program folds, and parts that are summed at a time."""
 PROGRAMS, TOKENS_EACH = 132, 512
-"""Of a kernel that leaves parts, at most, one for each multiprocessor of an H200; and tokens of one, at least: what it leaves is then little
-beside what it reads."""
+"""Of a kernel that leaves parts, at most: one for each multiprocessor of an H200; and tokens of one, at least, so that its parts are
+not more than what it reads."""
 
 
 def padded(width: int) -> int:
@@ -52,20 +52,18 @@ class Tile:
         return {"T": self.tokens, "B": self.columns, "STAGES": self.stages, "num_warps": self.warps, "maxnreg": self.registers}
 
 
-def forward_tile(p: int, q: int, dtype: torch.dtype) -> Tile:
-    """Measured on an NVIDIA H100 (Triton 3.6, 2026-11-26) for 16 bits and 128 channels; the others are guesses that run."""
+def tile_of(p: int, q: int, dtype: torch.dtype, best: Tile) -> Tile:
+    """Forward, from at most p channels to q: `best` for 16 bits and up to 128 channels, a guess that runs for others."""
     if dtype == torch.float32:
         return Tile(16, min(padded(q), 64), 4, programs=4 * PROGRAMS)
-    if max(p, q) <= 128:
-        return Tile(64, padded(q), 8, programs=2 * PROGRAMS, registers=128)
-    return Tile(32, min(padded(q), 64), 8)
+    return replace(best, columns=padded(q)) if max(p, q) <= 128 else Tile(32, 64, 8)
 
 
-def backward_tile(p: int, q: int, dtype: torch.dtype) -> Tile:
-    """As `forward_tile`."""
+def backward_tile_of(p: int, q: int, dtype: torch.dtype, best: Tile) -> Tile:
+    """The same of a backward."""
     if dtype == torch.float32:
         return Tile(16, min(padded(q), 32), 4)
-    return Tile(32, min(padded(q), 128 if p <= 128 else 64), 8)
+    return replace(best, columns=padded(q)) if max(p, q) <= 128 else Tile(32, 64, 8)
 
 
 @triton.jit

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_folded_norm import (
+    PROGRAMS,
     Projections,
-    backward_tile,
-    forward_tile,
+    Tile,
+    backward_tile_of,
     hats,
     norm_gradient,
     normalised,
@@ -27,7 +28,12 @@ from foldfit.ops.triton_folded_norm import (
     square,
     store,
     store_parts,
+    tile_of,
 )
+
+BEST = Tile(64, 128, 4, stages=2, programs=2 * PROGRAMS)
+BEST_BACKWARD = Tile(32, 128, 8, stages=2)
+"""Measured on an NVIDIA H100 (Triton 3.6, 2026-11-26), among 7 and 5."""
 
 
 @triton.jit
@@ -111,7 +117,7 @@ def epilogue(o: Tensor, x: Tensor, projections: Projections) -> Tensor:
     projections.check(x)
     (r, n, c), u = x.shape, len(o)
     f, bias = projections.fold()
-    out, tile = torch.empty_like(x, memory_format=torch.contiguous_format), forward_tile(max(c, u), c, x.dtype)
+    out, tile = torch.empty_like(x, memory_format=torch.contiguous_format), tile_of(max(c, u), c, x.dtype, BEST)
     for first in range(0, c, tile.columns):
         epilogue_kernel[tile.grid(r * n)](
             o, x.contiguous(), f, bias, out, r * n, first, c, u, C=padded(c), U=padded(u), PRECISION=precision_of(x.dtype), **tile.options
@@ -122,7 +128,7 @@ def epilogue(o: Tensor, x: Tensor, projections: Projections) -> Tensor:
 def epilogue_backward(d_out: Tensor, o: Tensor, x: Tensor, projections: Projections) -> tuple[Tensor, Tensor, Projections]:
     """The gradients of the product, of the rows and of the parameters."""
     (r, n, c), u = x.shape, len(o)
-    (f, bias), parts, tile = projections.fold(), projections.parts(r * n), backward_tile(max(c, u), c, x.dtype)
+    (f, bias), parts, tile = projections.fold(), projections.parts(r * n), backward_tile_of(max(c, u), c, x.dtype, BEST_BACKWARD)
     d_o, d_x = torch.empty_like(o), torch.empty_like(x, memory_format=torch.contiguous_format)
     for first in range(0, c, tile.columns):
         epilogue_backward_kernel[(len(parts),)](
@@ -132,7 +138,9 @@ def epilogue_backward(d_out: Tensor, o: Tensor, x: Tensor, projections: Projecti
     return d_o, d_x, projections.reduce(parts)
 
 
-def behind_two_norms(scale: Any, offset: Any, center_scale: Any, center_offset: Any, w: Any, b: Any, gate_w: Any, gate_b: Any) -> Projections:
+def behind_two_norms(
+    scale: Any, offset: Any, center_scale: Any, center_offset: Any, w: Any, b: Any, gate_w: Any, gate_b: Any
+) -> Projections:
     return Projections(w, b, center_scale, center_offset, gate_w, gate_b, scale, offset)
 
 

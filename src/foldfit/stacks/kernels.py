@@ -5,6 +5,7 @@ from foldfit.stacks import pair_kernels as pair
 from foldfit.stacks import sdpa_kernels as sdpa
 from foldfit.stacks import single_kernels as single
 from foldfit.stacks import triton_kernels as triton
+from foldfit.stacks import triton_triangle_kernels as triton_triangle
 from foldfit.stacks.spec import Kernel, Phase
 
 Kernels = dict[str, dict[str, Kernel]]
@@ -42,7 +43,7 @@ GLOBAL_ATTENTION: Kernels = {"reference": anywhere(single.GLOBAL_UPDATE)}
 SINGLE_ATTENTION: Kernels = {"reference": anywhere(single.SINGLE_UPDATE, single.SINGLE_SHARE)}
 TRIANGLE_MULTIPLICATION: Kernels = {
     "reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE),
-    "triton": fused(triton.TRIANGLE_UPDATE, ("u", 1, 256), triton.TRIANGLE_SHARE),
+    "triton": fused(triton_triangle.TRIANGLE_UPDATE, ("u", 1, 256), triton_triangle.TRIANGLE_SHARE),
 }
 OUTER_PRODUCT_MEAN: Kernels = {"reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE)}
 RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE)}
