@@ -11,15 +11,19 @@ class TriangleMultiplication(SubModule):
 
     def share(self, x: Tensor, mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
         """x [r, n, c], mask [r, n] -> the right projection ([r, u, n],)."""
-        y = ops.layer_norm(x, self.norm_scale, self.norm_offset)
-        return (ops.gated_linear(y, mask, self.right_w, self.right_gate_w, self.right_b, self.right_gate_b),)
+        right = ops.gated_linear(
+            x, self.norm_scale, self.norm_offset, mask, self.right_w, self.right_gate_w, self.right_b, self.right_gate_b
+        )
+        return (right,)
 
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n], shared ([R, u, n],) -> [r, n, c]."""
-        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
         return ops.triangle_update(
-            ops.gated_linear(y, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b), shared[0], y,
-            self.center_scale, self.center_offset, self.output_w, self.output_b, self.gating_w, self.gating_b,
+            ops.gated_linear(
+                x[0], self.norm_scale, self.norm_offset, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b
+            ),
+            shared[0], x[0], self.norm_scale, self.norm_offset, self.center_scale, self.center_offset,
+            self.output_w, self.output_b, self.gating_w, self.gating_b,
         )  # fmt: skip
 
 

@@ -69,18 +69,23 @@ def attention(
     return ProjectedAttention.apply(*given) if torch.is_grad_enabled() else projected_attention(*given, False)[0]
 
 
-def gated_linear(y: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None) -> Tensor:
+def gated_linear(
+    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None
+) -> Tensor:
     from foldfit.ops import triton_gated_linear
 
-    return triton_gated_linear.gated_linear(y, mask, w, gate_w, b, gate_b)
+    return triton_gated_linear.gated_linear(x, norm_scale, norm_offset, mask, w, gate_w, b, gate_b)
 
 
 def triangle_update(
-    a: Tensor, b: Tensor, y: Tensor, scale: Tensor, offset: Tensor, w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None
-) -> Tensor:
+    a: Tensor, b: Tensor, x: Tensor, norm_scale: Tensor, norm_offset: Tensor, center_scale: Tensor, center_offset: Tensor,
+    w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None,
+) -> Tensor:  # fmt: skip
     from foldfit.ops import triton_triangle
 
-    return triton_triangle.triangle_update(a, b, y, scale, offset, w, w_b, gate_w, gate_b)
+    left = [a]
+    del a  # let go of once the product is made
+    return triton_triangle.triangle_update(left.pop(), b, x, norm_scale, norm_offset, center_scale, center_offset, w, w_b, gate_w, gate_b)
 
 
 def global_attention(

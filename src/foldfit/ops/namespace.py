@@ -28,11 +28,14 @@ class Ops:
     output_w [h, d, c], output_b [c], mask [r, n]) -> the whole update, [r, n, c]"""
     single_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     """(q [r, h, d], k, v [k, h, d], bias [r, k, h], mask [k]) -> [r, h, d]"""
-    gated_linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
-    """(x [r, n, c], mask [r, n], w, gate_w [c, u], b, gate_b [u] or None) -> mask * (x w + b) * sigmoid(x gate_w + gate_b), as [r, u, n]"""
-    triangle_update: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None], Tensor]
-    """(a [r, u, n], b [R, u, n], x [r, R, c], scale, offset [u], w [u, c], b [c] or None, gate_w [c, c], gate_b [c] or None) ->
-    (norm(sum over n of a b) w + b) * sigmoid(x gate_w + gate_b), [r, R, c]"""
+    gated_linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+    """(x [r, n, c], norm_scale, norm_offset [c], mask [r, n], w, gate_w [c, u], b, gate_b [u] or None) -> with y = norm(x):
+    mask * (y w + b) * sigmoid(y gate_w + gate_b), as [r, u, n], whatever its strides"""
+    triangle_update: Callable[
+        [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None], Tensor
+    ]
+    """(a [r, u, n], b [R, u, n], x [r, R, c], norm_scale, norm_offset [c], center_scale, center_offset [u], w [u, c], w_b [c] or None,
+    gate_w [c, c], gate_b [c] or None) -> (center(sum over n of a b) w + w_b) * sigmoid(norm(x) gate_w + gate_b), [r, R, c]"""
     masked_linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     """(x [r, n, c], its norm's scale, offset [c], mask [r, n], w [c, p], b [p]) -> mask * (norm(x) w + b), as [r, p, n]"""
     outer_product: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]

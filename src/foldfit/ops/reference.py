@@ -90,20 +90,24 @@ def single_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor
     return torch.bmm(Softmax.apply(logits), v.transpose(0, 1)).transpose(0, 1)
 
 
-def gated_linear(x: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None) -> Tensor:
+def gated_linear(
+    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None
+) -> Tensor:
+    x = layer_norm(x, norm_scale, norm_offset)
     y = flat_linear(x, w, b) * flat_linear(x, gate_w, gate_b).sigmoid_()
     y *= mask.reshape(-1, 1)
     return y.view(*x.shape[:-1], y.shape[-1]).transpose(1, 2).contiguous()
 
 
 def triangle_update(
-    a: Tensor, b: Tensor, x: Tensor, scale: Tensor, offset: Tensor, w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None
-) -> Tensor:
+    a: Tensor, b: Tensor, x: Tensor, norm_scale: Tensor, norm_offset: Tensor, center_scale: Tensor, center_offset: Tensor,
+    w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None,
+) -> Tensor:  # fmt: skip
     """AF2 Suppl. Alg. 11, lines 3-4, one matrix product per channel."""
     o = Triangle.apply(a, b)
     del a
-    o = layer_norm(o, scale, offset)
-    return linear(o, w, w_b) * gate(x, gate_w, gate_b)
+    o = layer_norm(o, center_scale, center_offset)
+    return linear(o, w, w_b) * gate(layer_norm(x, norm_scale, norm_offset), gate_w, gate_b)
 
 
 def masked_linear(x: Tensor, scale: Tensor, offset: Tensor, mask: Tensor, w: Tensor, b: Tensor) -> Tensor:

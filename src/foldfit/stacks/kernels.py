@@ -8,6 +8,7 @@ from foldfit.stacks import triton_global_kernels as triton_global
 from foldfit.stacks import triton_kernels as triton
 from foldfit.stacks import triton_outer_kernels as triton_outer
 from foldfit.stacks import triton_transition_kernels as triton_transition
+from foldfit.stacks import triton_triangle_kernels as triton_triangle
 from foldfit.stacks.spec import Kernel, Phase
 
 Kernels = dict[str, dict[str, Kernel]]
@@ -50,7 +51,7 @@ GLOBAL_ATTENTION: Kernels = {
 SINGLE_ATTENTION: Kernels = {"reference": anywhere(single.SINGLE_UPDATE, single.SINGLE_SHARE)}
 TRIANGLE_MULTIPLICATION: Kernels = {
     "reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE),
-    "triton": fused(triton.TRIANGLE_UPDATE, ("u", 1, 256), triton.TRIANGLE_SHARE),
+    "triton": fused(triton_triangle.TRIANGLE_UPDATE, ("u", 1, 256), triton_triangle.TRIANGLE_SHARE),
 }
 RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE), "triton": fused(triton_transition.RELU_TRANSITION, ("c", 1, 512))}
 SWIGLU_TRANSITION: Kernels = {
