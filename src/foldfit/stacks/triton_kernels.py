@@ -1,8 +1,8 @@
 """What the Triton kernels cost: matrix products, bytes moved, moments, what autograd keeps.
 
-A bias whose rows are not aligned is copied (15 more keys at the most), and counted as if it always were. Partial sums of
-the backward are counted at their most: 0.5 r n e of the bias' gradient, 4 bytes a token of the product's norm, c / 16 a token of
-the others.
+A bias whose rows are not aligned is copied (15 more keys at the most), and counted as if it always were; on NVIDIA Hopper it is
+for long rows in bf16, scaled (ops/hopper_attention.py), in as many bytes. Partial sums of the backward are counted at their most:
+0.5 r n e of the bias' gradient, 4 bytes a token of the product's norm, c / 16 a token of the others.
 Written by `python -m foldfit.profile.moments`, which traces the sub-module; the contract test holds them. Letters: stacks/spec.py.
 """
 
