@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from foldfit.cli import main
-from foldfit.cost.trust import distrusted
+from foldfit.cost.trust import trust_of
 from foldfit.ops import KERNELS
 from foldfit.planner.options import option_table
 from foldfit.problem import Problem, Stack
@@ -15,9 +15,9 @@ from foldfit.problem import Problem, Stack
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    distrusted.cache_clear()
+    trust_of.cache_clear()
     yield tmp_path
-    distrusted.cache_clear()
+    trust_of.cache_clear()
 
 
 def kernels_planned() -> set[str]:
