@@ -34,7 +34,7 @@ def test_profile_adds_what_is_missing_and_plans_stand_on_it(capsys, tmp_path, mo
     first = json.loads(capsys.readouterr().out)
     assert first["measured"] == first["samples"] > 20
     costs = load_costs(path)
-    assert all(s.forward > 0 and s.record > 0 and s.backward > 0 for s in costs.samples)
+    assert all(s.forward > 0 and (s.backward > 0 or s.kernel != "reference") for s in costs.samples)
     assert main(["profile", *FLAGS, "--costs", path, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["measured"] == 0
     assert load_costs(path).samples == costs.samples

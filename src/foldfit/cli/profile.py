@@ -44,6 +44,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from foldfit.cli.progress import counted
+    from foldfit.cost.accuracy import accuracy, overall
     from foldfit.cost.database import Costs, load_costs, user_file
     from foldfit.errors import BadInput, MissingEnvironment
     from foldfit.planner.worth import tasks
@@ -59,7 +60,8 @@ def main(args: argparse.Namespace) -> None:
     if (costs.device, costs.versions) != (device.name, versions):
         raise BadInput(f"{path} is of {costs.device}, {costs.versions}, this is {device.name}, {versions}: give another file as --costs")
     samples = {s.identity: s for s in costs.samples}
-    before, todo = len(samples), [t for t in tasks(problems, device) if args.again or t.identity not in samples]
+    before, asked_for = len(samples), tasks(problems, device)
+    todo = [t for t in asked_for if args.again or t.identity not in samples]
     with counted(len(todo), "measuring") as tick:
         for found in measured(todo, until, tick):
             samples |= {s.identity: s for s in found}
@@ -68,7 +70,8 @@ def main(args: argparse.Namespace) -> None:
         costs = whole_run(problems[0], replace(device, costs=str(path)), costs)
         costs.save(path)
     left = sum(t.identity not in samples for t in todo)
-    out = {"costs": str(path), "samples": len(samples), "measured": len(samples) - before, "left": left, **stated(costs)}
+    errors = overall(accuracy(costs.samples, device, [t.sub for t in asked_for]))
+    out = {"costs": str(path), "samples": len(samples), "measured": len(samples) - before, "left": left, "errors": errors}
     print(json.dumps(out) if args.json else text(out))
 
 
@@ -122,14 +125,9 @@ def kept(costs: "Costs", samples: "Iterable[Sample]", path: Path) -> "Costs":
     return costs
 
 
-def stated(costs: "Costs") -> dict[str, object]:
-    """The errors of the database, and how much a whole run takes beyond its parts."""
-    return {"factor": costs.factor}
-
-
 def text(out: dict) -> str:
     more = f", {out['left']} left: call again for them" if out["left"] else ""
-    return f"{out['measured']} options measured{more}; {out['costs']} has {out['samples']}"
+    return f"{out['measured']} options measured{more}; {out['costs']} has {out['samples']}: {out['errors']}"
 
 
 def whole_run(problem: "Problem", device: "Device", costs: "Costs") -> "Costs":

@@ -101,8 +101,10 @@ class Errors:
     """Relative errors of a group's samples, each predicted without itself (`slices`: the others of its size stay), and each
     without all of its size (`sizes`); of forward and backward on the device."""
 
-    def __init__(self, slices: list[float], sizes: list[float]) -> None:
+    def __init__(self, slices: list[float], sizes: list[float], measured: frozenset[object]) -> None:
         self.slices, self.sizes = slices, sizes
+        self.measured = measured
+        """The sizes that there are samples of."""
 
     def of(self, here: Place, known: list[Point], same_size: bool) -> float | None:
         """Of an option: 0 where it was measured, the median error where not, None where nothing is known."""
@@ -121,7 +123,7 @@ def errors_of(points: list[tuple[object, Point]]) -> Errors:
         others = [p for s, p in points if s != size]
         if others:
             sizes += misses(factors, blended(here, others))
-    return Errors(slices, sizes)
+    return Errors(slices, sizes, frozenset(size for size, _ in points))
 
 
 def misses(found: Seconds, predicted: Seconds) -> list[float]:

@@ -7,6 +7,7 @@ import msgspec
 from foldfit._version import __version__
 from foldfit.cost.resident import resident_bytes
 from foldfit.errors import BadInput, DoesNotFit
+from foldfit.planner.accuracy import expected_error
 from foldfit.planner.options import CUDA_ALIGN, OptionTable, StackOptions
 from foldfit.planner.policies import BlockChoice, block_choices, find_policy
 from foldfit.planner.simulate import simulate
@@ -80,7 +81,9 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
         problem=problem,
         policy=policy,
         solver=solver if policy == "auto" else "none",
-        promised=Promise(timeline.peak, seconds, timeline.peak_at, timeline.host_bytes, exposed),
+        promised=Promise(
+            timeline.peak, seconds, timeline.peak_at, timeline.host_bytes, exposed, expected_error(table, choices, schedule)
+        ),
         bound=Bound(bound_seconds, seconds / bound_seconds - 1),
         costs="measured" if all_measured(table, choices) else "modelled",
         resident=resident | backward,
