@@ -108,7 +108,9 @@ def table(args: argparse.Namespace) -> None:
     results = json.loads((args.output / "promise.json").read_text())
     print(f"{results.get('device', 'not run yet')}, torch {results.get('torch')}, {results.get('date')}\n")
     for name in ORDER:
-        print(f"## {name}\n\n| plan | limit MiB | promised MiB | measured MiB | measured / promised | promised ms | ms | promised / measured |")
+        print(
+            f"## {name}\n\n| plan | limit MiB | promised MiB | measured MiB | measured / promised | promised ms | ms | promised / measured |"
+        )
         print("|---" * 8 + "|")
         for r in (r for r in results["rows"] if r["table"] == name):
             print(cells(r))
@@ -144,7 +146,9 @@ def figures(rows: list[dict]) -> list[str]:
             out.append(f"host memory: measured / promised {min(hosts):.4f} to {max(hosts):.4f} of {len(hosts)} plans")
     timed = [abs(r["promised_seconds"] / r["seconds"] - 1) for r in ran if r["table"] == "seconds" and r["costs"] == "measured"]
     if timed:
-        out.append(f"time: {len(timed)} plans with measured costs, off by {100 * median(timed):.1f} % (median), {100 * max(timed):.1f} % (most)")
+        out.append(
+            f"time: {len(timed)} plans with measured costs, off by {100 * median(timed):.1f} % (median), {100 * max(timed):.1f} % (most)"
+        )
     choice = [r for r in ran if r["table"] == "choice"]
     if choice:
         chosen, best = choice[0], min(choice, key=lambda r: r["seconds"])

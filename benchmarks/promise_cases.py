@@ -115,7 +115,13 @@ def seconds(device: Device) -> Iterator[Promise]:
     for precision in ("fp16", "tf32", "fp32"):
         p = problem(device, "evoformer", 128 if precision == "fp32" else 512, 256, 8, launch="graph", precision=precision)
         yield from limited("seconds", p, device, 1.5)
-    for n_seq, n_res, launch in ((128, 256, "graph"), (128, 256, "eager"), (128, 1024, "graph"), (128, 2048, "graph"), (128, 1500, "eager")):
+    for n_seq, n_res, launch in (
+        (128, 256, "graph"),
+        (128, 256, "eager"),
+        (128, 1024, "graph"),
+        (128, 2048, "graph"),
+        (128, 1500, "eager"),
+    ):
         p = problem(device, "evoformer", n_seq, n_res, 8 if n_res < 1000 else 4, mode="infer", launch=launch)
         yield from limited("seconds", p, device, 1.5)
     for n_seq, n_res in ((1024, 256), (5120, 384)):
@@ -138,7 +144,9 @@ def variants(table: OptionTable) -> Iterator[tuple[str, list[BlockChoice]]]:
     for keep in range(blocks + 1):
         yield f"keep {keep}", [BlockChoice(best, recompute=i < blocks - keep) for i in range(blocks)]
     for i, options in enumerate(ranked):
-        others = [next((o for o in options if o.choice.kernel == k), None) for k in {o.choice.kernel for o in options} - {best[i].choice.kernel}]
+        others = [
+            next((o for o in options if o.choice.kernel == k), None) for k in {o.choice.kernel for o in options} - {best[i].choice.kernel}
+        ]
         halves = [o for o in options if o.choice.kernel == best[i].choice.kernel and o.choice.rows * 2 <= best[i].choice.rows][:1]
         for o in [*others, *halves]:
             if o:

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", nargs="?", help="one: what its measured costs are, and how well they predict one another")
-    parser.add_argument("--costs", default="", metavar="FILE", help="a file of measured costs (default: this machine's own, or the shipped ones)")
+    parser.add_argument(
+        "--costs", default="", metavar="FILE", help="a file of measured costs (default: this machine's own, or the shipped ones)"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -45,12 +47,18 @@ def one(device: "Device", as_json: bool) -> None:
 
     path = costs_file(device)
     if path is None:
-        print(msgspec.json.encode({"device": device}).decode() if as_json else f"{device.name}: modelled costs; foldfit profile measures them")
+        print(
+            msgspec.json.encode({"device": device}).decode() if as_json else f"{device.name}: modelled costs; foldfit profile measures them"
+        )
         return
     costs = load_costs(path)
     found = accuracy(costs.samples, device)
     if as_json:
-        print(msgspec.json.encode({"device": device, "costs": str(path), "versions": costs.versions, "date": costs.date, "errors": found}).decode())
+        print(
+            msgspec.json.encode(
+                {"device": device, "costs": str(path), "versions": costs.versions, "date": costs.date, "errors": found}
+            ).decode()
+        )
         return
     versions = ", ".join(f"{name} {version}" for name, version in costs.versions.items())
     print(f"{device.name}: {len(costs.samples)} options measured with {versions}, {costs.date}\n{path}\n{overall(found)}\n\n{table(found)}")

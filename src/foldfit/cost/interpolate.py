@@ -46,7 +46,14 @@ class Corrections:
             self.points[key] = [(place(sub, s.axes, s.rows), missed(sub, s, device)) for s in self.samples.get(key, ())]
         return self.points[key]
 
-    def factors(self, sub: SubModuleSpec, choice: Choice, axes: dict[str, tuple[int, ...]], precision: str, device: Device) -> Seconds | None:
+    def knows(self, sub: SubModuleSpec, kernel: str, precision: str, launch: str, device: Device) -> bool:
+        """Whether a sub-module was measured by a kernel, and launching it where that counts."""
+        known = self.of(sub, kernel, precision, device)
+        return any(f.forward and (f.host_forward or launch == "graph" or device.name == "cpu") for _, f in known)
+
+    def factors(
+        self, sub: SubModuleSpec, choice: Choice, axes: dict[str, tuple[int, ...]], precision: str, device: Device
+    ) -> Seconds | None:
         """Of an option that keeps; None where its kernel was never measured on this sub-module."""
         known = self.of(sub, choice.kernel, precision, device)
         return Seconds(*(self.factor * f for f in blended(place(sub, axes, choice.rows), known))) if known else None

@@ -81,9 +81,7 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
         problem=problem,
         policy=policy,
         solver=solver if policy == "auto" else "none",
-        promised=Promise(
-            timeline.peak, seconds, timeline.peak_at, timeline.host_bytes, exposed, expected_error(table, choices, schedule)
-        ),
+        promised=Promise(timeline.peak, seconds, timeline.peak_at, timeline.host_bytes, exposed, expected_error(table, choices, schedule)),
         bound=Bound(bound_seconds, seconds / bound_seconds - 1),
         costs="measured" if all_measured(table, choices) else "modelled",
         resident=resident | backward,

@@ -130,7 +130,13 @@ def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Se
 
 
 def kernel_options(
-    sub: SubModuleSpec, name: str, problem: Problem, setting: Setting, device: Device, costs: Corrections | None, sizes: tuple[int, ...] = ()
+    sub: SubModuleSpec,
+    name: str,
+    problem: Problem,
+    setting: Setting,
+    device: Device,
+    costs: Corrections | None,
+    sizes: tuple[int, ...] = (),
 ) -> Iterator[Option]:
     """In slices of all `sizes`, by default of all worth having. Nothing where the kernel does not run on this device, in this
     precision or at these widths."""
@@ -146,6 +152,7 @@ def kernel_options(
         return
     total = setting.shapes.own(tensor, axis)
     shared = setting.shapes.own(*sub.shares) if sub.shares else 0
+    measured = costs is not None and costs.knows(sub, name, problem.precision, problem.launch, device)
     caution = costs.caution(sub, problem.precision, device) if costs else Seconds(1, 1, 1, 1)
     recordable = bool(kernel.update.record) and problem.precision in kernel.recorded
     for rows in sizes or slice_rows(total):
@@ -153,7 +160,7 @@ def kernel_options(
         choice = Choice(name, rows, -(-rows * shared // total) if shared else 0)
         modelled = sub_module_seconds(sub, kernel, choice, setting, device, problem.precision)
         found = costs.factors(sub, choice, setting.shapes.axes, problem.precision, device) if costs else None
-        factors, measured = found or caution, found is not None
+        factors = found or caution
         forward, back = modelled.scaled(factors).by(problem.launch)
         yield Option(choice, sub_module_bytes(sub, kernel, choice, setting), forward, back, recordable, measured)
         if problem.mode == "train":
@@ -161,4 +168,3 @@ def kernel_options(
             more = sub_module_seconds(sub, kernel, again, setting, device, problem.precision).minus(modelled)
             forward, back = modelled.scaled(factors).plus(more.scaled(factors.again)).by(problem.launch)
             yield Option(again, sub_module_bytes(sub, kernel, again, setting), forward, back, recordable, measured)
-

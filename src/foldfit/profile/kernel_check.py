@@ -84,13 +84,7 @@ def stretched(axes: dict[str, tuple[int, ...]], main: Axis, shortest: int) -> di
 
 
 def check(
-    sub: SubModuleSpec,
-    cost: Kernel,
-    axes: dict[str, tuple[int, ...]],
-    channels: dict[str, int],
-    kernel: str,
-    precision: str,
-    device: str,
+    sub: SubModuleSpec, cost: Kernel, axes: dict[str, tuple[int, ...]], channels: dict[str, int], kernel: str, precision: str, device: str
 ) -> Verdict:
     dtype = DTYPES[precision]
     torch.manual_seed(0)

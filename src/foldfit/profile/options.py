@@ -23,8 +23,6 @@ from foldfit.stacks import SubModuleSpec
 
 REPEATS, ENOUGH = 5, 0.03
 """Timed runs of an option, fewer once they have taken so many seconds; the median counts."""
-LEAST = 1e-8
-"""Seconds of a backward that no clock can tell from nothing."""
 
 
 class Bench:
@@ -118,7 +116,7 @@ class Bench:
             else:
                 host, device = [0.0, 0.0], [repeated(part, self.clock) for part in self.parts(choice)]
                 self.settle()
-        device, host = ([*x, x[0]][:2] for x in (device, host))
+        device, host = ([*x, x[0]][:2] for x in (device, host))  # a plain run alone: no backward
         return Sample(
             name_of(self.spec),
             choice.kernel,
@@ -127,9 +125,9 @@ class Bench:
             choice.rows,
             choice.share_rows,
             device[0],
-            max(LEAST, device[1] - device[0]) if self.recorded(choice) else 0.0,
+            max(0.0, device[1] - device[0]),
             host[0],
-            max(LEAST, host[1] - host[0]) if self.cuda and self.recorded(choice) else 0.0,
+            max(0.0, host[1] - host[0]),
         )
 
 

@@ -16,10 +16,7 @@ UPDATE = Phase(
     back_moves="f32 r n e + 37 r n e + 10 e c + f32 3 n h k + f32 3 r n h + n h k + 24 r n c + e + 6 r n + 5 c",
     back_calls=34,
     forward=("r n c + f32 2 r n", "4 r n e + f32 n h k + f32 2 r n h + r n c + r n", "r n e + 2 r n c"),
-    record=(
-        "4 r n e + f32 n h k + f32 2 r n h + r n c + f32 2 r n + 2 r n",
-        "6 r n e + f32 n h k + f32 r n h + 2 r n c + f32 2 r n + r n",
-    ),
+    record=("4 r n e + f32 n h k + f32 2 r n h + r n c + f32 2 r n + 2 r n", "6 r n e + f32 n h k + f32 r n h + 2 r n c + f32 2 r n + r n"),
     saved="6 r n e + f32 n h k + f32 r n h + r n c + f32 2 r n + r n",
     backward=(
         "7 r n e + e c + f32 n h k + f32 r n h + r n c + f32 2 r n + 2 r n + c",
