@@ -21,7 +21,7 @@ from foldfit.problem import Problem, Stack
 
 CARDS = (8, 16, 24, 40, 80)
 """GB, of 1e9 bytes."""
-CHOICE_BLOCKS = 8
+CHOICE_BLOCKS, CHOICE_MEMORY = 8, 12 * 10**9
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def fastest(sub: SubModuleOptions, room: float) -> list[Option]:
 def variants(table: OptionTable) -> Iterator[tuple[str, list[BlockChoice]]]:
     """By hand: blocks of the fastest options, some of them kept; and all recomputed, with one sub-module by another option."""
     (stack,), blocks = table.stacks, table.problem.blocks
-    ranked = [fastest(sub, table.problem.memory / 3) for sub in stack.sub_modules]
+    ranked = [fastest(sub, table.problem.memory / 2) for sub in stack.sub_modules]
     best = tuple(options[0] for options in ranked)
     for keep in range(blocks + 1):
         yield f"keep {keep}", [BlockChoice(best, recompute=i < blocks - keep) for i in range(blocks)]
@@ -156,7 +156,7 @@ def variants(table: OptionTable) -> Iterator[tuple[str, list[BlockChoice]]]:
 
 def choice(device: Device) -> Iterator[Promise]:
     p = problem(device, "evoformer", 512, 384, CHOICE_BLOCKS, launch="graph")
-    p = msgspec.structs.replace(p, memory=int(2.0 * least(p, device)))
+    p = msgspec.structs.replace(p, memory=CHOICE_MEMORY)
     yield promise("choice", p, device)
     for share in (0.95, 0.9, 0.8, 0.7, 0.6):
         yield promise("choice", msgspec.structs.replace(p, memory=int(share * p.memory)), device, note=f" {share:g} of it")

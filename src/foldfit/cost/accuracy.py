@@ -60,10 +60,11 @@ def overall(found: list[Accuracy]) -> str:
 def table(found: list[Accuracy]) -> str:
     """A line each."""
     head = f"{'sub-module':36} {'kernel':10} {'':5} {'samples':>7} {'sizes':>5}  {'other slices: median, most':>26}  {'other sizes':>14}"
-    return "\n".join([head, *(
-        f"{a.sub_module:36} {a.kernel:10} {a.precision:5} {a.samples:7} {a.sizes:5}  {percent(a.other_slices):>26}  {percent(a.other_sizes):>14}"
-        for a in sorted(found, key=lambda a: (a.precision, a.sub_module, a.kernel))
-    )])  # fmt: skip
+    lines = [head]
+    for a in sorted(found, key=lambda a: (a.precision, a.sub_module, a.kernel)):
+        errors = f"{percent(a.other_slices):>26}  {percent(a.other_sizes):>14}"
+        lines.append(f"{a.sub_module:36} {a.kernel:10} {a.precision:5} {a.samples:7} {a.sizes:5}  {errors}")
+    return "\n".join(lines)
 
 
 def percent(errors: tuple[float, float] | None) -> str:

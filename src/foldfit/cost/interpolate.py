@@ -91,7 +91,7 @@ def blended(here: Place, known: list[Point]) -> Seconds:
     """The factors of the nearest points by their inverse squared distances; a sample that has no backward has nothing to say of it:
     where none has, it is off as forward is."""
     near = sorted((sum((a - b) ** 2 for a, b in zip(here, there, strict=True)), factors) for there, factors in known)
-    out = []
+    out: list[float] = []
     for i in range(4):
         some = [(distance, factors[i]) for distance, factors in near if factors[i] > 0][:NEAREST]
         if not some:
