@@ -115,7 +115,7 @@ def runs(sub: SubModuleSpec, kernel: str, precision: str, axes: dict[str, tuple[
     if cost is None or precision not in cost.precisions or other % cost.multiple or other < cost.shortest:
         return False
     installed = not cost.package or importlib.util.find_spec(cost.package) is not None
-    return installed and all(low <= sub.widths[role] <= high for role, low, high in cost.within)
+    return installed and cost.made_for(sub.widths)
 
 
 def main() -> None:

@@ -132,9 +132,7 @@ def table(args: argparse.Namespace) -> None:
     results = json.loads((args.output / "promise.json").read_text())
     print(f"{results.get('device', 'not run yet')}, torch {results.get('torch')}, {results.get('date')}\n")
     for name in ORDER:
-        print(
-            f"## {name}\n\n| plan | limit MiB | promised MiB | measured MiB | ratio | promised ms | ms | promised / measured |"
-        )
+        print(f"## {name}\n\n| plan | limit MiB | promised MiB | measured MiB | ratio | promised ms | ms | promised / measured |")
         print("|---" * 8 + "|")
         for r in (r for r in results["rows"] if r["table"] == name):
             print(cells(r))

@@ -148,7 +148,7 @@ def kernel_options(
     tensor, axis = sub.reads[0]
     lengths = setting.shapes.axes[tensor]
     other = lengths[axis - 1]
-    if other % kernel.multiple or other < kernel.shortest or not all(low <= sub.widths[role] <= high for role, low, high in kernel.within):
+    if other % kernel.multiple or other < kernel.shortest or not kernel.made_for(sub.widths):
         return
     total = setting.shapes.own(tensor, axis)
     shared = setting.shapes.own(*sub.shares) if sub.shares else 0

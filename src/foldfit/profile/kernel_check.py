@@ -59,13 +59,12 @@ def verdicts(device_type: str, precisions: list[str]) -> Iterator[Verdict]:
         for sub in spec.sub_modules:
             for kernel, by_device in sub.kernels.items():
                 cost = by_device.get(device_type)
-                if cost is None or not here(cost):
+                if cost is None or not here(cost) or not cost.made_for(sub.widths):
                     continue
-                axes = stretched(shapes.axes, sub.reads[0], cost.shortest)
-                odd = axes[sub.reads[0][0]][sub.reads[0][1] - 1] % cost.multiple
+                axes = stretched(shapes.axes, sub.reads[0], cost)
                 for precision in precisions:
                     key = (sub.kind, tuple(sub.widths.values()), sub.writes[1], kernel, precision)
-                    if odd or precision not in cost.precisions or key in seen:
+                    if precision not in cost.precisions or key in seen:
                         continue
                     seen.add(key)
                     yield check(sub, cost, axes, shapes.channels, kernel, precision, device_type)
@@ -76,10 +75,10 @@ def here(kernel: Kernel) -> bool:
     return not kernel.package or importlib.util.find_spec(kernel.package) is not None
 
 
-def stretched(axes: dict[str, tuple[int, ...]], main: Axis, shortest: int) -> dict[str, tuple[int, ...]]:
-    """The same with what is as long as the axis that `main` does not map over made `shortest` where it is shorter."""
+def stretched(axes: dict[str, tuple[int, ...]], main: Axis, kernel: Kernel) -> dict[str, tuple[int, ...]]:
+    """The same with what is as long as the axis that `main` does not map over made as long as the kernel wants."""
     other = axes[main[0]][main[1] - 1]
-    longer = {other: max(other, shortest)}
+    longer = {other: -(-max(other, kernel.shortest) // kernel.multiple) * kernel.multiple}
     return {name: tuple(longer.get(n, n) for n in lengths) for name, lengths in axes.items()}
 
 

@@ -60,6 +60,9 @@ class Kernel:
     package: str = ""
     """The module that it needs and foldfit does not: it is planned where that is trusted or asked for (cost/trust.py)."""
 
+    def made_for(self, widths: dict[str, int]) -> bool:
+        return all(low <= widths[role] <= high for role, low, high in self.within)
+
 
 @dataclass(frozen=True)
 class Parameter:
