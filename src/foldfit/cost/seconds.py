@@ -43,6 +43,11 @@ class Seconds(NamedTuple):
     def scaled(self, factors: "Seconds") -> "Seconds":
         return Seconds(*(a * b for a, b in zip(self, factors, strict=True)))
 
+    @property
+    def clocks(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """(forward, backward) of the device and of the host."""
+        return (self.forward, self.backward), (self.host_forward, self.host_backward)
+
     def by(self, launch: str) -> tuple[float, float]:
         """(forward, backward) by a launch: a graph's takes the device alone."""
         if launch == "graph":

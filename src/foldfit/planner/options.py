@@ -34,6 +34,8 @@ class Option:
     recordable: bool
     measured: bool = False
     """Whether its seconds come from measurements of this kernel."""
+    clocks: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 0.0), (0.0, 0.0))
+    """Seconds forward and backward of the device, and of the host that launches it; above is the longer of the two, where both count."""
     exposed: float = 0.0
     back_exposed: float = 0.0
     """Seconds, of those, of collectives between ranks."""
@@ -67,6 +69,8 @@ class OptionTable:
     problem: Problem
     device: Device
     stacks: tuple[StackOptions, ...]
+    clock: int | None = None
+    """Whose seconds its options have, where it is one clock's alone (planner/clocks.py)."""
 
 
 @lru_cache
@@ -161,10 +165,12 @@ def kernel_options(
         modelled = sub_module_seconds(sub, kernel, choice, setting, device, problem.precision)
         found = costs.factors(sub, choice, setting.shapes.axes, problem.precision, device) if costs else None
         factors = found or caution
-        forward, back = modelled.scaled(factors).by(problem.launch)
-        yield Option(choice, sub_module_bytes(sub, kernel, choice, setting), forward, back, recordable, measured)
+        taken = modelled.scaled(factors)
+        held = sub_module_bytes(sub, kernel, choice, setting)
+        yield Option(choice, held, *taken.by(problem.launch), recordable, measured, taken.clocks)
         if problem.mode == "train":
             again = Choice(name, rows, choice.share_rows, True)
             more = sub_module_seconds(sub, kernel, again, setting, device, problem.precision).minus(modelled)
-            forward, back = modelled.scaled(factors).plus(more.scaled(factors.again)).by(problem.launch)
-            yield Option(again, sub_module_bytes(sub, kernel, again, setting), forward, back, recordable, measured)
+            taken = taken.plus(more.scaled(factors.again))
+            held = sub_module_bytes(sub, kernel, again, setting)
+            yield Option(again, held, *taken.by(problem.launch), recordable, measured, taken.clocks)
