@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     until, results = time.monotonic() + 60 * args.minutes, json.loads((args.output / "promise.json").read_text())
     today = datetime.date.today().isoformat()
     results |= {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "python": sys.version.split()[0], "date": today}
-    todo = [r for table in ORDER for r in results["rows"] if r["table"] == table and r.get("plan") and "peak" not in r]
+    todo = [r for table in args.tables for r in results["rows"] if r["table"] == table and r.get("plan") and "peak" not in r]
     for i, row in enumerate(todo):
         if time.monotonic() > until:
             print(f"{len(todo) - i} left: call again", file=sys.stderr)
@@ -79,6 +79,7 @@ def measured(plan: Plan, reserve: int, repeat: int) -> dict:
     from foldfit.runtime.offload import pool_of
 
     exact_allocator()
+    torch._C._cuda_clearCublasWorkspaces()  # an earlier row's graphs had some of their own
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction(min(1.0, reserve / total) if reserve else 1.0)
     try:

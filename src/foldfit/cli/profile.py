@@ -1,6 +1,8 @@
 """`foldfit profile`."""
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--all", action="store_true", help="every stack, precision and a handful of sizes: what a database that ships has")
     add("--minutes", type=float, metavar="M", help="stop after so long, the most informative measured; call again for the rest")
     add("--run", action="store_true", help="also run one plan: what a whole run takes beyond the sum of its parts")
+    add("--compile", action="store_true", help="run options once for nothing but their kernels' compilation: what --all does first")
     add("--again", action="store_true", help="measure also what the database has already")
 
 
@@ -62,6 +65,11 @@ def main(args: argparse.Namespace) -> None:
     samples = {s.identity: s for s in costs.samples}
     before, asked_for = len(samples), tasks(problems, device)
     todo = [t for t in asked_for if args.again or t.identity not in samples]
+    if args.compile:
+        compile_kernels(todo)
+        return
+    if args.all and device.name != "cpu":
+        compile_ahead(args, sorted({t.problem.precision for t in todo}))
     with counted(len(todo), "measuring") as tick:
         for found in measured(todo, until, tick):
             samples |= {s.identity: s for s in found}
@@ -99,7 +107,9 @@ def asked(args: argparse.Namespace) -> "tuple[list[Problem], Device]":
 
 def measured(todo: "list[Task]", until: float, tick) -> "Iterator[list[Sample]]":
     """Samples of one sub-module at a time, until all are there or the time is up."""
-    from foldfit.profile.options import Bench
+    from torch import OutOfMemoryError
+
+    from foldfit.profile.options import Bench, release
 
     for _, group in groupby(todo, key=lambda t: (id(t.problem), t.sub.name)):
         some = list(group)
@@ -110,9 +120,46 @@ def measured(todo: "list[Task]", until: float, tick) -> "Iterator[list[Sample]]"
         for task in some:
             tick(f"{task.problem.precision} {task.sub.name}, {task.choice.kernel}, {task.choice.rows} rows")
             if time.monotonic() < until:
-                found.append(bench.sample(task.choice))
+                try:
+                    found.append(bench.sample(task.choice))
+                except OutOfMemoryError:
+                    print(f"note: no memory to measure {task.sub.name} by {task.choice.kernel}, {task.choice.rows} rows", file=sys.stderr)
         del bench  # before the next one's tensors
+        release()
         yield found
+
+
+def compile_kernels(todo: "list[Task]") -> None:
+    """Each option of the first size of every stack, once: other sizes run the same machine code, but for a few."""
+    from torch import OutOfMemoryError
+
+    from foldfit.profile.options import Bench
+
+    first: dict[str, object] = {}
+    for task in todo:
+        if first.setdefault(task.problem.stacks[0].name, task.problem) is task.problem:
+            try:
+                Bench(task.problem, task.shapes, task.sub).compile(task.choice)
+            except OutOfMemoryError:
+                continue  # whatever needs it will compile it
+
+
+def compile_ahead(args: argparse.Namespace, precisions: list[str]) -> None:
+    """Triton compiles on one core, and keeps what it compiled on disk: a process for every precision and stack."""
+    from foldfit.cli.progress import counted
+
+    flags = ["--device", args.device, "--costs", args.costs, "--memory", "8GiB", "--compile"]
+    flags += ["--providers", args.providers] if args.providers else []
+    commands = [
+        [sys.executable, "-m", "foldfit", "profile", "--mode", "train", "--stack", stack, "--sizes", sizes[0], "--precision", p, *flags]
+        for p in precisions
+        for stack, sizes in SIZES.items()
+    ]
+    with counted(len(commands), "compiling") as tick:
+        running = [(subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), c) for c in commands]
+        for process, command in running:
+            process.wait()
+            tick(" ".join(command[6:12]))
 
 
 def kept(costs: "Costs", samples: "Iterable[Sample]", path: Path) -> "Costs":

@@ -41,7 +41,8 @@ def tasks(problems: Iterable[Problem], device: Device) -> list[Task]:
         for stack in problem.stacks:
             spec, shapes = shapes_of(problem, stack)
             setting = setting_of(problem, shapes)
-            room = problem.memory - 4 * problem.itemsize * sum(shapes.elements(name) for name in shapes.axes)
+            # A graph takes its memory beside what the allocator keeps of a run before it.
+            room = problem.memory / 2 - 4 * problem.itemsize * sum(shapes.elements(name) for name in shapes.axes)
             for sub in spec.sub_modules:
                 total = shapes.own(*sub.reads[0])
                 for i, rows in enumerate(dict.fromkeys(-(-total // part) for part in PARTS)):

@@ -85,16 +85,23 @@ class Bench:
         for x in (self.state[self.spec.writes[0]], *self.grads.values()):
             x.normal_()
 
-    def launched(self, choice: Choice) -> list[tuple[float, float]]:
-        """(until all of it is launched, until it has ended) of each part, kernel by kernel."""
+    def launched(self, choice: Choice) -> list[float]:
+        """Seconds until all of each part is launched, kernel by kernel."""
         out = []
         for part in self.parts(choice):
             start = self.clock()
             part()
-            launched = time.perf_counter()
-            out.append((launched - start, self.clock() - start))
+            out.append(time.perf_counter() - start)
+        self.clock()
         self.settle()
         return out
+
+    def by_host(self, choice: Choice) -> list[float]:
+        """The same, of several times the median."""
+        times: list[list[float]] = []
+        while len(times) < REPEATS and (len(times) < 2 or sum(map(sum, times)) < ENOUGH):
+            times.append(self.launched(choice))
+        return [sorted(part)[(len(part) - 1) // 2] for part in zip(*times, strict=True)]
 
     def on_device(self, choice: Choice) -> list[float]:
         """Seconds of each part as a CUDA graph, whose kernels do not wait for the host."""
@@ -106,13 +113,17 @@ class Bench:
         self.settle()
         return out
 
+    def compile(self, choice: Choice) -> None:
+        """Runs an option once."""
+        with matmul_precision(self.precision), self.stream():
+            self.launched(choice)
+
     def sample(self, choice: Choice) -> Sample:
         """Of one option, after a run that is not counted."""
         with matmul_precision(self.precision), self.stream():
             self.launched(choice)
             if self.cuda:
-                host = [launched for launched, _ in self.launched(choice)]
-                device = self.on_device(choice)
+                host, device = self.by_host(choice), self.on_device(choice)
             else:
                 host, device = [0.0, 0.0], [repeated(part, self.clock) for part in self.parts(choice)]
                 self.settle()
@@ -138,7 +149,7 @@ def repeated(run: Callable[[], None], clock: Callable[[], float]) -> float:
         start = clock()
         run()
         times.append(clock() - start)
-    return sorted(times)[len(times) // 2]
+    return sorted(times)[(len(times) - 1) // 2]
 
 
 def captured(run: Callable[[], None], last: torch.cuda.CUDAGraph | None) -> torch.cuda.CUDAGraph:
@@ -155,3 +166,10 @@ def captured(run: Callable[[], None], last: torch.cuda.CUDAGraph | None) -> torc
     finally:
         gc.enable()
     return graph
+
+
+def release() -> None:
+    """Gives back what the last sub-module held: graphs take memory of their own beside what is cached for other runs."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
