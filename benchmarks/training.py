@@ -2,7 +2,8 @@
 
     python benchmarks/training.py --device H200 --costs costs.json --json benchmarks/results/training_h200.json
 
-Costs other than those that ship: foldfit profile --device cuda --mode train --precision bf16 --sizes 128x256,512x256,512x384 --costs costs.json
+Costs other than those that ship:
+foldfit profile --device cuda --mode train --precision bf16 --sizes 128x256,512x256,512x384 --costs costs.json
 """
 
 import argparse

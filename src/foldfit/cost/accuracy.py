@@ -36,9 +36,9 @@ def accuracy(samples: Iterable[Sample], device: Device, subs: Iterable[SubModule
     by_name = {name_of(sub): sub for sub in (*subs, *published())}
     for (name, kernel, precision), some in costs.samples.items():
         if name in by_name and kernel in by_name[name].kernels:
-            errors = costs.errors(by_name[name], kernel, precision, device)
+            group = costs.of(by_name[name], kernel, precision, device)
             out.append(Accuracy(
-                name.split()[0], kernel, precision, len(some), len(errors.measured), summary(errors.slices), summary(errors.sizes)
+                name.split()[0], kernel, precision, len(some), len(group.sizes), summary(group.slices_errors), summary(group.sizes_errors)
             ))  # fmt: skip
     return out
 

@@ -3,7 +3,6 @@
 from collections import Counter
 
 from foldfit.cost.database import find_costs
-from foldfit.cost.interpolate import place
 from foldfit.cost.sample import used_axes
 from foldfit.planner.options import Option, OptionTable, StackOptions, SubModuleOptions
 from foldfit.plans import Choice
@@ -41,9 +40,7 @@ def expected_error(table: OptionTable, choices: Named, schedule: list[str]) -> f
     off = total = 0.0
     for stack, sub, choice, seconds in options_of(table, choices, schedule):
         axes = used_axes(sub.spec, stack.shapes.axes)
-        known = costs.of(sub.spec, choice.kernel, problem.precision, table.device)
-        errors = costs.errors(sub.spec, choice.kernel, problem.precision, table.device)
-        found = errors.of(place(sub.spec, axes, choice.rows), known, tuple(sorted(axes.items())) in errors.measured)
+        found = costs.error(sub.spec, choice, axes, problem.precision, table.device)
         if found is None:
             return None
         off, total = off + found * seconds, total + seconds

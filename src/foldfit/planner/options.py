@@ -162,15 +162,16 @@ def kernel_options(
     for rows in sizes or slice_rows(total):
         # As many rows of the share at a time as of the update, in proportion: its moments are the smaller ones.
         choice = Choice(name, rows, -(-rows * shared // total) if shared else 0)
-        modelled = sub_module_seconds(sub, kernel, choice, setting, device, problem.precision)
-        found = costs.factors(sub, choice, setting.shapes.axes, problem.precision, device) if costs else None
-        factors = found or caution
-        taken = modelled.scaled(factors)
+        seen = costs.seen(sub, choice, setting.shapes.axes, problem.precision, device) if costs else None
+        (ahead, behind), factors = seen or ((device, device), caution)
+        plain = sub_module_seconds(sub, kernel, choice, setting, ahead, problem.precision)
+        back = plain if behind is ahead else sub_module_seconds(sub, kernel, choice, setting, behind, problem.precision)
+        taken = Seconds(plain.forward, back.backward, plain.host_forward, back.host_backward).scaled(factors)
         held = sub_module_bytes(sub, kernel, choice, setting)
         yield Option(choice, held, *taken.by(problem.launch), recordable, measured, taken.clocks)
         if problem.mode == "train":
             again = Choice(name, rows, choice.share_rows, True)
-            more = sub_module_seconds(sub, kernel, again, setting, device, problem.precision).minus(modelled)
+            more = sub_module_seconds(sub, kernel, again, setting, ahead, problem.precision).minus(plain)
             taken = taken.plus(more.scaled(factors.again))
             held = sub_module_bytes(sub, kernel, again, setting)
             yield Option(again, held, *taken.by(problem.launch), recordable, measured, taken.clocks)
