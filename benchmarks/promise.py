@@ -30,7 +30,7 @@ def plan(args: argparse.Namespace) -> None:
     from benchmarks.promise_cases import TABLES
 
     device = replace(find_device(args.device), costs=args.costs)
-    rows = []
+    rows: list[dict] = []
     for table in args.tables:
         for p in TABLES[table](device):
             row = {"table": p.table, "key": p.key, "policy": p.policy, "limit": p.problem.memory, "fraction": p.fraction, "need": p.need}
@@ -44,7 +44,7 @@ def plan(args: argparse.Namespace) -> None:
                 }  # fmt: skip
             rows.append(row)
             print(f"{row['key']}: {'planned' if p.plan else 'does not fit'}", file=sys.stderr)
-    keep(args.output, {"benchmark": "promise", "foldfit": __version__, "planned_for": device.name, "rows": rows})
+            keep(args.output, {"benchmark": "promise", "foldfit": __version__, "planned_for": device.name, "rows": rows})
 
 
 def keep(folder: Path, results: dict) -> None:
