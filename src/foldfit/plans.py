@@ -36,6 +36,8 @@ class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at: str = ""
     host_bytes: int = 0
     exposed: float = 0.0
+    seconds_error: float | None = None
+    """How far off the seconds may be, relative, by what the measurements that they stand on say of one another; None: unknown."""
 
 
 class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

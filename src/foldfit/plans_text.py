@@ -27,7 +27,7 @@ def plan_rows(plan: "Plan") -> list[Row]:
         ("policy", plan.policy + (f" (solver {plan.solver})" if plan.policy == "auto" else "")),
         ("limit", format_bytes(p.memory)),
         ("promised peak", f"{format_bytes(plan.promised.peak_bytes)}, at {plan.promised.at}"),
-        ("promised time", f"{format_seconds(plan.promised.seconds)} ({plan.costs} costs)"),
+        ("promised time", f"{format_seconds(plan.promised.seconds)} ({plan.costs} costs{stated_error(plan)})"),
     ]
     if p.axial > 1:
         rows.append(("collectives", f"{format_seconds(plan.promised.exposed)} of the time, modelled"))
@@ -47,6 +47,13 @@ def plan_rows(plan: "Plan") -> list[Row]:
     rows.append(("forward passes", f"{passes:.2f} a block, {len(plan.schedule)} steps"))
     rows += [("resident", f"{name}: {format_bytes(size)}") for name, size in plan.resident.items() if size]
     return rows
+
+
+def stated_error(plan: "Plan") -> str:
+    error = plan.promised.seconds_error
+    if plan.costs == "modelled":
+        return ""
+    return ", error unknown" if error is None else f", ± {100 * error:.1f} %" if error else " of just these options"
 
 
 def layouts(plan: "Plan") -> str:

@@ -30,7 +30,7 @@ def call(capsys, *argv: str) -> tuple[int, str, str]:
 def test_plan_prints_a_table_or_one_object(capsys):
     code, out, _ = call(capsys, "plan", *BIG)
     assert code == 0 and "promised peak" in out and "lower bound" in out
-    code, out, _ = call(capsys, "plan", *BIG, "--json")
+    code, out, _ = call(capsys, "plan", *BIG, "--costs", "modelled", "--json")
     plan = json.loads(out)
     assert code == 0 and plan["promised"]["peak_bytes"] <= 2**34 and plan["bound"]["gap"] < 0.01 and plan["costs"] == "modelled"
     assert {"schema", "problem", "policy", "solver", "schedule"} <= set(plan)

@@ -16,7 +16,7 @@ from foldfit.runtime.apply import Call
 from foldfit.runtime.dropout import drop_mask
 from foldfit.runtime.meter import TensorMeter
 from foldfit.runtime.parameters import Gradients
-from tests import small
+from tests import cueq, small
 
 SIZES = {"evoformer": (20, 26), "extra_msa": (33, 21), "pairformer": (0, 30)}
 CASES = [
@@ -35,6 +35,9 @@ SETTINGS = [
     ("bf16", 2, True, True),
 ]
 """precision, batch, dropout, parameters cast"""
+
+
+cueq.install()
 
 
 def cost_of(spec, kernel: str):

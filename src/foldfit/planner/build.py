@@ -7,6 +7,8 @@ import msgspec
 from foldfit._version import __version__
 from foldfit.cost.resident import resident_bytes
 from foldfit.errors import BadInput, DoesNotFit
+from foldfit.planner.accuracy import expected_error
+from foldfit.planner.clocks import by_both, two_clocks
 from foldfit.planner.options import CUDA_ALIGN, OptionTable, StackOptions
 from foldfit.planner.policies import BlockChoice, block_choices, find_policy
 from foldfit.planner.simulate import simulate
@@ -51,6 +53,8 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
     """The plan of a policy, with its promise and the bound. Raises DoesNotFit, and BadInput for an unknown policy or solver."""
     if solver not in SOLVERS:
         raise BadInput(f"unknown solver {solver!r}: expected one of {', '.join(SOLVERS)}")
+    if two_clocks(table):
+        return by_both(table, policy, solver)
     chain, problem = chain_of(table), table.problem
     if policy != "auto":
         choices, schedule = policy_schedule(table, block_choices(table, find_policy(policy)(table)))
@@ -80,7 +84,7 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
         problem=problem,
         policy=policy,
         solver=solver if policy == "auto" else "none",
-        promised=Promise(timeline.peak, seconds, timeline.peak_at, timeline.host_bytes, exposed),
+        promised=Promise(timeline.peak, seconds, timeline.peak_at, timeline.host_bytes, exposed, expected_error(table, choices, schedule)),
         bound=Bound(bound_seconds, seconds / bound_seconds - 1),
         costs="measured" if all_measured(table, choices) else "modelled",
         resident=resident | backward,

@@ -7,12 +7,13 @@ from functools import lru_cache
 import msgspec
 
 from foldfit.cost.collectives import all_gather
-from foldfit.cost.database import Corrections, find_costs
-from foldfit.cost.devices import GRAPH_CALL, Device
+from foldfit.cost.database import find_costs
+from foldfit.cost.devices import Device
+from foldfit.cost.interpolate import Corrections
 from foldfit.cost.memory import Bytes, Setting, shared_bytes, sub_module_bytes
-from foldfit.cost.seconds import sub_module_seconds
+from foldfit.cost.seconds import Seconds, sub_module_seconds
 from foldfit.cost.sizes import Shapes, shapes_of
-from foldfit.cost.trust import distrusted, mark
+from foldfit.cost.trust import trusted
 from foldfit.planner.layouts import Passage, passages
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
@@ -20,9 +21,6 @@ from foldfit.stacks import StackSpec, SubModuleSpec
 
 CUDA_ALIGN = 512
 """Bytes: PyTorch's caching allocator rounds every tensor up to it."""
-
-LONGEST, MOST_SLICES = 0.05, 32
-"""Seconds and slices of an option that profiling still takes."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class Option:
     recordable: bool
     measured: bool = False
     """Whether its seconds come from measurements of this kernel."""
+    clocks: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 0.0), (0.0, 0.0))
+    """Seconds forward and backward of the device, and of the host that launches it; above is the longer of the two, where both count."""
     exposed: float = 0.0
     back_exposed: float = 0.0
     """Seconds, of those, of collectives between ranks."""
@@ -69,6 +69,8 @@ class OptionTable:
     problem: Problem
     device: Device
     stacks: tuple[StackOptions, ...]
+    clock: int | None = None
+    """Whose seconds its options have, where it is one clock's alone (planner/clocks.py)."""
 
 
 @lru_cache
@@ -81,8 +83,6 @@ def option_table(problem: Problem, device: Device) -> OptionTable:
     """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have, BadInput
     for a cost database of another one."""
     device.peak(problem.precision)
-    if problem.launch == "graph":
-        device = replace(device, launch_seconds=GRAPH_CALL)
     costs = find_costs(device)
     return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs) for stack in problem.stacks))
 
@@ -134,47 +134,44 @@ def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Se
 
 
 def kernel_options(
-    sub: SubModuleSpec, name: str, problem: Problem, setting: Setting, device: Device, costs: Corrections | None
+    sub: SubModuleSpec,
+    name: str,
+    problem: Problem,
+    setting: Setting,
+    device: Device,
+    costs: Corrections | None,
+    sizes: tuple[int, ...] = (),
 ) -> Iterator[Option]:
-    """Nothing where the kernel does not run on this device, in this precision or at these widths."""
+    """In slices of all `sizes`, by default of all worth having. Nothing where the kernel does not run on this device, in this
+    precision or at these widths."""
     kernel = sub.kernels[name].get(problem.device_type)
     if kernel is None or name in device.without or problem.precision not in kernel.precisions:
         return
-    if mark(name, sub, problem.precision) in distrusted(device.name):
+    if not trusted(name, kernel, sub, problem.precision, device):
         return
     tensor, axis = sub.reads[0]
     lengths = setting.shapes.axes[tensor]
-    if lengths[axis - 1] % kernel.multiple or not all(low <= sub.widths[role] <= high for role, low, high in kernel.within):
+    other = lengths[axis - 1]
+    if other % kernel.multiple or other < kernel.shortest or not kernel.made_for(sub.widths):
         return
     total = setting.shapes.own(tensor, axis)
     shared = setting.shapes.own(*sub.shares) if sub.shares else 0
-    caution = costs.caution(sub, problem.precision, problem.launch, device) if costs else 1.0
-    for rows in slice_rows(total):
+    measured = costs is not None and costs.knows(sub, name, problem.precision, problem.launch, device)
+    caution = costs.caution(sub, problem.precision, device) if costs else Seconds(1, 1, 1, 1)
+    recordable = bool(kernel.update.record) and problem.precision in kernel.recorded
+    for rows in sizes or slice_rows(total):
         # As many rows of the share at a time as of the update, in proportion: its moments are the smaller ones.
         choice = Choice(name, rows, -(-rows * shared // total) if shared else 0)
-        modelled = sub_module_seconds(sub, kernel, choice, setting, device, problem.precision)
-        found = costs.seconds(sub, choice, setting, problem.precision, problem.launch, device, modelled) if costs else None
-        forward, back = found or (caution * modelled[0], caution * modelled[1])
-        recordable, measured = bool(kernel.update.record), found is not None
-        yield Option(choice, sub_module_bytes(sub, kernel, choice, setting), forward, back, recordable, measured)
+        seen = costs.seen(sub, choice, setting.shapes.axes, problem.precision, device) if costs else None
+        (ahead, behind), factors = seen or ((device, device), caution)
+        plain = sub_module_seconds(sub, kernel, choice, setting, ahead, problem.precision)
+        back = plain if behind is ahead else sub_module_seconds(sub, kernel, choice, setting, behind, problem.precision)
+        taken = Seconds(plain.forward, back.backward, plain.host_forward, back.host_backward).scaled(factors)
+        held = sub_module_bytes(sub, kernel, choice, setting)
+        yield Option(choice, held, *taken.by(problem.launch), recordable, measured, taken.clocks)
         if problem.mode == "train":
             again = Choice(name, rows, choice.share_rows, True)
-            more = sub_module_seconds(sub, kernel, again, setting, device, problem.precision)[1] - modelled[1]
-            back += more * forward / modelled[0]
-            yield Option(again, sub_module_bytes(sub, kernel, again, setting), forward, back, recordable, measured)
-
-
-def worth_measuring(table: OptionTable) -> Iterator[tuple[StackOptions, SubModuleOptions, Option]]:
-    """For `foldfit profile`: of every sub-module and kernel the options with all rows, half of them, a quarter ... that fit the
-    memory and that the model gives less than LONGEST."""
-    for stack in table.stacks:
-        room = table.problem.memory - 4 * sum(stack.state.values())
-        for sub in stack.sub_modules:
-            rows: dict[str, float] = {}
-            fewest = max(o.choice.rows for o in sub.options) / MOST_SLICES
-            for option in sorted(sub.options, key=lambda o: (o.choice.kernel, -o.choice.rows)):
-                choice = option.choice
-                fits = max(option.bytes.back, option.bytes.inter) <= room and option.seconds + option.back_seconds < LONGEST
-                if not choice.recompute and fits and fewest <= choice.rows <= rows.get(choice.kernel, float("inf")):
-                    rows[choice.kernel] = choice.rows // 2
-                    yield stack, sub, option
+            more = sub_module_seconds(sub, kernel, again, setting, ahead, problem.precision).minus(plain)
+            taken = taken.plus(more.scaled(factors.again))
+            held = sub_module_bytes(sub, kernel, again, setting)
+            yield Option(again, held, *taken.by(problem.launch), recordable, measured, taken.clocks)

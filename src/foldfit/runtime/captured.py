@@ -48,11 +48,14 @@ class Captured:
         torch.cuda.empty_cache()
         self.forward_graph, self.backward_graph = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         executor, pool = Executor(trunk.sub_modules(), plan, self.masks, seed), torch.cuda.graph_pool_handle()
+        torch.cuda.reset_peak_memory_stats(device)
         self.work(
             executor,
             torch.cuda.graph(self.forward_graph, pool=pool, stream=stream),
             torch.cuda.graph(self.backward_graph, pool=pool, stream=stream),
         )
+        self.held = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
+        """Bytes that replays use beyond what is allocated meanwhile: of tensors that come and go within the graphs."""
 
     def work(self, executor: Executor, forward: AbstractContextManager, backward: AbstractContextManager) -> None:
         """Both halves of the schedule, each in its context."""

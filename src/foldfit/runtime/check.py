@@ -1,5 +1,6 @@
 """Checks that a plan and its inputs belong together before anything is allocated."""
 
+import importlib.util
 import re
 from typing import TYPE_CHECKING
 
@@ -7,11 +8,12 @@ import torch
 from torch import Tensor
 
 from foldfit._version import __version__
-from foldfit.errors import BadInput, NotSupported
+from foldfit.errors import BadInput, MissingEnvironment, NotSupported
 from foldfit.ops import KERNELS
 from foldfit.plans import Plan
 from foldfit.problem import Stack
 from foldfit.runtime.ranks import Ranks
+from foldfit.stacks.kernels import INSTALL
 
 if TYPE_CHECKING:
     from foldfit.runtime.trunk import Trunk
@@ -25,7 +27,8 @@ def describe(stack: Stack) -> str:
 
 
 def check_plan(trunk: "Trunk", plan: Plan) -> None:
-    """Raises BadInput for a plan of another trunk or number of ranks, NotSupported for another version or an unknown kernel."""
+    """Raises BadInput for a plan of another trunk or number of ranks, NotSupported for another version or an unknown kernel,
+    MissingEnvironment for a kernel whose package is not here."""
     if plan.version != __version__:
         raise NotSupported(f"the plan was made by foldfit {plan.version}, this is {__version__}: plan again")
     if plan.problem.axial != trunk.ranks.size:
@@ -45,11 +48,21 @@ def check_plan(trunk: "Trunk", plan: Plan) -> None:
                 raise BadInput(f"choice {name} of the plan has {choice.rows} rows a slice: expected at least 1")
             if bool(choice.layout) != (plan.problem.axial > 1) or not re.fullmatch(r"(\w[01]( \w[01])*)?", choice.layout):
                 raise BadInput(f"choice {name} of the plan has the layout {choice.layout!r} on {plan.problem.axial} ranks: plan again")
+    check_packages(trunk, {choice.kernel for choices in plan.choices.values() for choice in choices})
     for step in plan.schedule:
         check_step(step, plan, stack_of)
     check_kept(plan)
     if plan.schedule.count("end") != 1:
         raise BadInput(f"the plan's schedule has {plan.schedule.count('end')} steps `end`: expected 1")
+
+
+def check_packages(trunk: "Trunk", kernels: set[str]) -> None:
+    """Raises MissingEnvironment where a kernel's package is not installed."""
+    for sub in (sub for spec in trunk.specs for sub in spec.sub_modules):
+        for name in kernels & set(sub.kernels):
+            for package in {k.package for k in sub.kernels[name].values() if k.package}:
+                if importlib.util.find_spec(package) is None:
+                    raise MissingEnvironment(f"the plan runs {sub.name} by {name}, which is not installed: pip install {INSTALL[package]}")
 
 
 def check_step(step: str, plan: Plan, stack_of: list) -> None:

@@ -54,6 +54,15 @@ class Kernel:
     """The other axis' length must be a multiple of it."""
     within: tuple[tuple[str, int, int], ...] = ()
     """(role, least, most): widths it is made for."""
+    shortest: int = 1
+    """The least length of the other axis."""
+    recorded: tuple[str, ...] = ("fp32", "tf32", "bf16", "fp16")
+    """The precisions in which it has a backward, where its update has any."""
+    package: str = ""
+    """The module that it needs and foldfit does not: it is planned where that is trusted or asked for (cost/trust.py)."""
+
+    def made_for(self, widths: dict[str, int]) -> bool:
+        return all(low <= widths[role] <= high for role, low, high in self.within)
 
 
 @dataclass(frozen=True)
