@@ -5,11 +5,16 @@ the new version of the tensor that a recorded run writes is counted by the block
 """
 
 from dataclasses import dataclass
+from math import prod
 
 from foldfit.cost.expression import nbytes
 from foldfit.cost.sizes import Shapes, sizes_of
 from foldfit.plans import Choice
 from foldfit.stacks.spec import Axis, Kernel, Phase, SubModuleSpec
+
+
+READ, WRITTEN = 2, 3
+"""Buffers of a tensor on the host (runtime/windows.py): one worked on, one filled, and of one that is written one emptied."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,16 @@ class Slices:
     @property
     def sliced(self) -> bool:
         return self.count + (self.rest > 0) > 1
+
+    def windows(self, away: list[str], written: Axis | None = None) -> int:
+        """Of the buffers on the device that rows of tensors on the host come and go through."""
+        s, total = self.setting, 0
+        for name, axis in dict.fromkeys((*self.axes, *((written,) if written else ()))):
+            if name in away:
+                one = self.rows * prod(s.shapes.axes[name]) // s.shapes.axes[name][axis] * s.shapes.channels[name] * s.itemsize
+                turns = WRITTEN if (name, axis) == written else READ
+                total += min(turns, self.count + (self.rest > 0)) * (-(-one // s.align) * s.align)
+        return total
 
     def forward(self) -> int:
         return max(self.most(self.phase.forward, r) + self.copies(r) for r in (self.rows, self.rest))
@@ -116,7 +131,10 @@ def sub_module_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, settin
         dense = max(each[: len(each) - spec.shared_masks]) if setting.shapes.ranks > 1 else 0
     gathered = shared if share and (share.sliced or setting.shapes.ranks > 1) else 0
     share_forward = share.forward() + gathered if share else 0
-    forward = cast + max(share_forward, shared + update.forward())
+    away = choice.host.split()
+    forward = cast + max(
+        share_forward + (share.windows(away) if share else 0), shared + update.forward() + update.windows(away, spec.writes)
+    )
     recordable = bool(kernel.update.record)
     if choice.recompute or not recordable:
         back_update = shared + max(update.backward(shared_grads, kept=False), shared_grads + dense)

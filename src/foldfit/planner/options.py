@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 
 import msgspec
 
 from foldfit.cost.collectives import all_gather
 from foldfit.cost.database import Corrections, find_costs
 from foldfit.cost.devices import GRAPH_CALL, Device
+from foldfit.cost.host import away_seconds
 from foldfit.cost.memory import Bytes, Setting, shared_bytes, sub_module_bytes
 from foldfit.cost.seconds import sub_module_seconds
 from foldfit.cost.sizes import Shapes, shapes_of
@@ -38,7 +40,7 @@ class Option:
     """Whether its seconds come from measurements of this kernel."""
     exposed: float = 0.0
     back_exposed: float = 0.0
-    """Seconds, of those, of collectives between ranks."""
+    """Seconds, of those, of collectives between ranks, and of copies from the host and back that the computation waits for."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,41 @@ def stack_options(problem: Problem, stack: Stack, device: Device, costs: Correct
     for sub, passage in zip(spec.sub_modules, passages(spec, shapes, device, problem.itemsize, problem.batch, setting.align), strict=True):
         here = replace(setting, shapes=replace(shapes, layout=passage.layout))
         options = (o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs))
+        if away := hostable(problem, spec):
+            options = (o for option in options for o in (option, *on_host(option, sub, away, problem, here, device)))
         if problem.axial > 1:
             options = (over_ranks(o, sub, passage, here, device) for o in options)
         subs.append(SubModuleOptions(sub, passage.written, passage.final, tuple(options)))
     return StackOptions(spec, stack.blocks, shapes, state, tuple(subs))
+
+
+def hostable(problem: Problem, spec: StackSpec) -> tuple[str, ...]:
+    """State tensors that an inference may have on the host: the pair, and an MSA."""
+    if not problem.host_memory or problem.mode == "train":
+        return ()
+    return tuple(name for name, dims in spec.state.items() if len(dims) == 3)
+
+
+def subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The empty one first."""
+    return [some for size in range(len(names) + 1) for some in combinations(names, size)]
+
+
+def on_host(
+    option: Option, sub: SubModuleSpec, names: tuple[str, ...], problem: Problem, setting: Setting, device: Device
+) -> Iterator[Option]:
+    """The same with some of `names` on the host. What the sub-module does not touch costs it nothing there."""
+    kernel = sub.kernels[option.choice.kernel][problem.device_type]
+    touched = {name for name, _ in (*sub.reads, sub.writes, *((sub.shares,) if sub.shares else ()))}
+    known = {(): option}
+    for some in subsets(names)[1:]:
+        own = tuple(name for name in some if name in touched)
+        choice = msgspec.structs.replace(option.choice, host=" ".join(some))
+        if own not in known:
+            seconds, exposed = away_seconds(sub, kernel, choice, setting, device, problem.precision, option.seconds)
+            found = sub_module_bytes(sub, kernel, choice, setting)
+            known[own] = replace(option, bytes=found, seconds=seconds, exposed=exposed)
+        yield replace(known[own], choice=choice)
 
 
 def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Setting, device: Device) -> Option:
