@@ -15,7 +15,7 @@ from foldfit.planner.solvers import SOLVERS
 from foldfit.planner.table import Chain
 from foldfit.plans import Choice, Plan
 from foldfit.problem import Problem, Stack
-from foldfit.runtime import offload
+from foldfit.runtime import link
 from foldfit.runtime.check import check_plan
 from foldfit.runtime.job import job_of
 from foldfit.runtime.measure import measure
@@ -199,7 +199,7 @@ def test_a_host_without_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(*args: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(offload.mmap, "mmap", none_left)
+    monkeypatch.setattr(link.mmap, "mmap", none_left)
     with pytest.raises(MissingEnvironment, match="give less --host-memory"):
         Host("digest").offload(1, {"z": torch.zeros(3)})
 

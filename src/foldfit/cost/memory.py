@@ -131,10 +131,7 @@ def sub_module_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, settin
         dense = max(each[: len(each) - spec.shared_masks]) if setting.shapes.ranks > 1 else 0
     gathered = shared if share and (share.sliced or setting.shapes.ranks > 1) else 0
     share_forward = share.forward() + gathered if share else 0
-    away = choice.host.split()
-    forward = cast + max(
-        share_forward + (share.windows(away) if share else 0), shared + update.forward() + update.windows(away, spec.writes)
-    )
+    forward = cast + max(share_forward, shared + update.forward())
     recordable = bool(kernel.update.record)
     if choice.recompute or not recordable:
         back_update = shared + max(update.backward(shared_grads, kept=False), shared_grads + dense)
@@ -147,6 +144,18 @@ def sub_module_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, settin
     back_update = shared + share_saved + max(update.backward(shared_grads, kept=True), shared_grads + dense)
     back = max(back_update, (shared_grads + share.backward(0, kept=True)) if share else 0)
     return Bytes(drop + cast + before + record, cast + before + one, drop + cast + before + back, drop + forward)
+
+
+def away_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Setting) -> int:
+    """Peak of a run that is not recorded, on one rank and without dropout, with state tensors on the host."""
+    away = choice.host.split()
+    update = Slices(spec, kernel.update, spec.reads, choice.rows, setting)
+    shared, sharing = sum(shared_bytes(spec, setting)), 0
+    if spec.shares and kernel.share:
+        share = Slices(spec, kernel.share, (spec.shares,), choice.share_rows, setting)
+        sharing = share.forward() + (shared if share.sliced else 0) + share.windows(away)
+    cast = parameter_bytes(spec, setting.itemsize, setting.align) if setting.cast else 0
+    return cast + max(sharing, shared + update.forward() + update.windows(away, spec.writes))
 
 
 def shared_bytes(spec: SubModuleSpec, setting: Setting) -> list[int]:

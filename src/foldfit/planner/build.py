@@ -33,9 +33,9 @@ def chain_of(table: OptionTable, hosted: Collection[str] = ()) -> Chain:
         held |= set(stack.state)
         runs.append((stage_of(stack, own, entry), stack.blocks))
     owned, host = problem.inputs == "overwritten", problem.host_memory
-    home = {name: size for stack in table.stacks for name, size in stack.state.items() if name in hosted}
+    home = {name: size for stack in table.stacks for name, size in stack.state.items() if name in hosted}.items()
     return Chain(
-        tuple(runs), base, base + sum(backward.values()), backward.get("outputs", 0), owned, host, table.device.host_link if host else 0, home
+        tuple(runs), base, base + sum(backward.values()), backward.get("outputs", 0), owned, host, table.device.host_link if host else 0, tuple(home)
     )
 
 
@@ -80,7 +80,7 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
         bound_seconds = (best or fastest(table)).seconds
     else:
         bound_seconds = (solution if policy == "auto" else SOLVERS["chain"](chain, problem.memory)).bound_seconds
-    resident, backward = resident_bytes(problem, CUDA_ALIGN if problem.device_type == "cuda" else 1, chain.home)
+    resident, backward = resident_bytes(problem, CUDA_ALIGN if problem.device_type == "cuda" else 1, dict(chain.home))
     last = last_sum(table)
     seconds, bound_seconds = timeline.seconds + last, bound_seconds + last
     exposed = timeline.exposed + sum(waits(table, choices, schedule)) + last
@@ -95,7 +95,7 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
         resident=resident | backward,
         choices=choices,
         schedule=tuple(schedule),
-        hosted=tuple(chain.home),
+        hosted=tuple(dict(chain.home)),
     ).signed()
 
 

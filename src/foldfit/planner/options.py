@@ -11,7 +11,7 @@ from foldfit.cost.collectives import all_gather
 from foldfit.cost.database import Corrections, find_costs
 from foldfit.cost.devices import GRAPH_CALL, Device
 from foldfit.cost.host import away_seconds
-from foldfit.cost.memory import Bytes, Setting, shared_bytes, sub_module_bytes
+from foldfit.cost.memory import Bytes, Setting, away_bytes, shared_bytes, sub_module_bytes
 from foldfit.cost.seconds import sub_module_seconds
 from foldfit.cost.sizes import Shapes, shapes_of
 from foldfit.cost.trust import distrusted, mark
@@ -22,6 +22,9 @@ from foldfit.stacks import StackSpec, SubModuleSpec
 
 CUDA_ALIGN = 512
 """Bytes: PyTorch's caching allocator rounds every tensor up to it."""
+
+SMALL = 16
+"""A state tensor of fewer bytes than the largest one's by this stays on the device."""
 
 LONGEST, MOST_SLICES = 0.05, 32
 """Seconds and slices of an option that profiling still takes."""
@@ -109,7 +112,7 @@ def stack_options(problem: Problem, stack: Stack, device: Device, costs: Correct
     for sub, passage in zip(spec.sub_modules, passages(spec, shapes, device, problem.itemsize, problem.batch, setting.align), strict=True):
         here = replace(setting, shapes=replace(shapes, layout=passage.layout))
         options = (o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs))
-        if away := hostable(problem, spec):
+        if away := tuple(name for name in hostable(problem) if name in state):
             options = (o for option in options for o in (option, *on_host(option, sub, away, problem, here, device)))
         if problem.axial > 1:
             options = (over_ranks(o, sub, passage, here, device) for o in options)
@@ -117,11 +120,15 @@ def stack_options(problem: Problem, stack: Stack, device: Device, costs: Correct
     return StackOptions(spec, stack.blocks, shapes, state, tuple(subs))
 
 
-def hostable(problem: Problem, spec: StackSpec) -> tuple[str, ...]:
-    """State tensors that an inference may have on the host: the pair, and an MSA."""
+def hostable(problem: Problem) -> tuple[str, ...]:
+    """State tensors that an inference may have on the host: those of two axes that are not small beside the largest."""
     if not problem.host_memory or problem.mode == "train":
         return ()
-    return tuple(name for name, dims in spec.state.items() if len(dims) == 3)
+    sizes: dict[str, int] = {}
+    for stack in problem.stacks:
+        _, shapes = shapes_of(problem, stack)
+        sizes |= {name: shapes.elements(name) for name, lengths in shapes.axes.items() if len(lengths) == 2}
+    return tuple(sorted(name for name, size in sizes.items() if SMALL * size >= max(sizes.values())))
 
 
 def subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -141,7 +148,7 @@ def on_host(
         choice = msgspec.structs.replace(option.choice, host=" ".join(some))
         if own not in known:
             seconds, exposed = away_seconds(sub, kernel, choice, setting, device, problem.precision, option.seconds)
-            found = sub_module_bytes(sub, kernel, choice, setting)
+            found = replace(option.bytes, forward=away_bytes(sub, kernel, choice, setting))
             known[own] = replace(option, bytes=found, seconds=seconds, exposed=exposed)
         yield replace(known[own], choice=choice)
 

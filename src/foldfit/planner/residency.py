@@ -33,9 +33,8 @@ class Residency:
 def fastest(table: OptionTable) -> Residency:
     """Raises DoesNotFit, for the homes that need the least."""
     sizes = {name: size for stack in table.stacks for name, size in stack.state.items()}
-    names = tuple(dict.fromkeys(name for stack in table.stacks for name in hostable(table.problem, stack.spec)))
     found, errors = [], []
-    for home in subsets(names):
+    for home in subsets(hostable(table.problem)):
         hosted = {name: sizes[name] for name in home}
         if sum(hosted.values()) <= table.problem.host_memory:
             try:

@@ -90,7 +90,8 @@ class Simulator:
         self.outputs: Buffer | None = None
         self.backward_phase = False
         self.expected = len(self.stages)
-        self.timeline = Timeline(host_bytes=sum(chain.home.values()))
+        self.home = dict(chain.home)
+        self.timeline = Timeline(host_bytes=sum(self.home.values()))
         self.visiting: set[str] = set()
         """State tensors that are on the device now, though their home is the host."""
         self.host: set[int] = set()
@@ -114,12 +115,12 @@ class Simulator:
         return base + sum(held.values())
 
     def guests(self) -> int:
-        return sum(self.chain.home[name] for name in self.visiting)
+        return sum(self.home[name] for name in self.visiting)
 
     def place(self, step: str, block: int, host: frozenset[str]) -> None:
         """State tensors go home and come from there, as a sub-module wants them."""
-        visiting = set(self.stages[block].names & self.chain.home.keys() - host)
-        moved = sum(self.chain.home[name] for name in visiting ^ self.visiting)
+        visiting = set(self.stages[block].names & self.home.keys() - host)
+        moved = sum(self.home[name] for name in visiting ^ self.visiting)
         if moved:
             self.visiting = visiting
             alive = self.alive()
@@ -155,7 +156,7 @@ class Simulator:
 
     def end(self, step: str) -> None:
         self.require(self.at == len(self.stages) and self.state is not None and not self.backward_phase, step, "before the last block")
-        self.place(step, len(self.stages) - 1, frozenset(self.chain.home))
+        self.place(step, len(self.stages) - 1, frozenset(self.home))
         self.backward_phase = True
         self.outputs, self.state = self.state, None
         last = len(self.stages) - 1

@@ -1,7 +1,6 @@
 """The abstract numbers a solver works on: bytes are ints, seconds floats. What the executor does with them: simulate.py."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Chain:
     owned: bool = False
     host_memory: int = 0
     host_link: float = 0.0
-    home: Mapping[str, int] = field(default_factory=dict)
+    home: tuple[tuple[str, int], ...] = ()
 
     def stages(self) -> list[Stage]:
         """One a block."""
