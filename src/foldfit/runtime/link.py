@@ -102,8 +102,9 @@ def wait(device: torch.device, event: Event, waits: Waits) -> None:
 
 
 def copy(target: Tensor, source: Tensor, stream: torch.cuda.Stream) -> None:
-    """On `stream`, which is the current one. Of tensors that are not contiguous, columns of all rows: [a0, r, c]."""
-    if target.is_contiguous() and source.is_contiguous() or target.stride() == source.stride():
+    """On `stream`, which is the current one."""
+    whole = target.is_contiguous() and source.is_contiguous()
+    if whole or not (target[0].is_contiguous() and source[0].is_contiguous()):
         target.copy_(source, non_blocking=True)
         return
     size = target.element_size()
@@ -112,7 +113,6 @@ def copy(target: Tensor, source: Tensor, stream: torch.cuda.Stream) -> None:
         target=target.data_ptr(), target_kind=UNIFIED, target_pitch=target.stride(0) * size,
         width=target[0].numel() * size, height=target.shape[0],
     )  # fmt: skip
-    assert target[0].is_contiguous() and source[0].is_contiguous()
     code = driver().cuMemcpy2DAsync_v2(ctypes.byref(piece), ctypes.c_void_p(stream.cuda_stream))
     if code:
         raise FoldfitError(f"cannot copy {list(target.shape)} between device and host (CUDA driver error {code})")
