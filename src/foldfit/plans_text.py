@@ -69,13 +69,7 @@ def choice_rows(plan: "Plan") -> list[tuple[str, str, str]]:
     out = []
     for name, choices in plan.choices.items():
         uses = ", ".join(f"{verb} x {n}" for verb, n in used.get(name, {}).items())
-        out.append(
-            (
-                name,
-                uses,
-                " ".join(short(c) for c in choices),
-            )
-        )
+        out.append((name, uses, " ".join(short(c) for c in choices)))
     return out
 
 
@@ -87,7 +81,9 @@ def short(choice: "Choice") -> str:
 def plan_table(plan: "Plan") -> str:
     width = max(len(name) for name, _ in plan_rows(plan))
     lines = [f"{name:<{width}}  {text}" for name, text in plan_rows(plan)]
-    lines.append("choices: rows a slice of each sub-module, r where backward recomputes it" + (", < of what is on the host" if plan.hosted else ""))
+    lines.append(
+        "choices: rows a slice of each sub-module, r where backward recomputes it" + (", < of what is on the host" if plan.hosted else "")
+    )
     lines += [f"  {name}: {uses}: {text}" for name, uses, text in choice_rows(plan)]
     return "\n".join(lines)
 

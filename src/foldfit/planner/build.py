@@ -35,7 +35,14 @@ def chain_of(table: OptionTable, hosted: Collection[str] = ()) -> Chain:
     owned, host = problem.inputs == "overwritten", problem.host_memory
     home = {name: size for stack in table.stacks for name, size in stack.state.items() if name in hosted}.items()
     return Chain(
-        tuple(runs), base, base + sum(backward.values()), backward.get("outputs", 0), owned, host, table.device.host_link if host else 0, tuple(home)
+        tuple(runs),
+        base,
+        base + sum(backward.values()),
+        backward.get("outputs", 0),
+        owned,
+        host,
+        table.device.host_link if host else 0,
+        tuple(home),
     )
 
 
@@ -135,4 +142,3 @@ def plain(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
 def letters(i: int) -> str:
     """a, b, ..., z, aa, ab, ..."""
     return (letters(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
-

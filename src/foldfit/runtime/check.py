@@ -48,7 +48,9 @@ def check_plan(trunk: "Trunk", plan: Plan) -> None:
             if bool(choice.layout) != (plan.problem.axial > 1) or not re.fullmatch(r"(\w[01]( \w[01])*)?", choice.layout):
                 raise BadInput(f"choice {name} of the plan has the layout {choice.layout!r} on {plan.problem.axial} ranks: plan again")
     if plan.hosted and not (plan.problem.mode == "infer" and plan.problem.host_memory and plan.problem.inputs == "overwritten"):
-        raise BadInput(f"the plan has {' '.join(plan.hosted)!r} on the host: expected an inference with host memory that overwrites its inputs")
+        raise BadInput(
+            f"the plan has {' '.join(plan.hosted)!r} on the host: expected an inference with host memory that overwrites its inputs"
+        )
     for step in plan.schedule:
         check_step(step, plan, stack_of)
     check_kept(plan)
