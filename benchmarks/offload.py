@@ -23,8 +23,8 @@ from foldfit.errors import DoesNotFit
 from foldfit.plans import Plan
 from foldfit.problem import Stack
 from foldfit.runtime.job import Job, job_of
-from foldfit.runtime.measure import measure
 from foldfit.runtime.link import host_buffer, streams_of
+from foldfit.runtime.measure import measure
 from foldfit.runtime.offload import pool_of
 from foldfit.units import parse_bytes, parse_host_memory
 

@@ -139,8 +139,8 @@ def line(row: dict) -> str:
 
 
 HEAD = (
-    "| limit GB | host GB | n_res | on the host | promised MiB | measured MiB | ratio | peak U | host MiB | promised ms | ms | exposed promised "
-    "| exposed | held ms | difference | same |\n" + "|---" * 16 + "|"
+    "| limit GB | host GB | n_res | on the host | promised MiB | measured MiB | ratio | peak U | host MiB | promised ms | ms "
+    "| exposed promised | exposed | held ms | difference | same |\n" + "|---" * 16 + "|"
 )
 
 

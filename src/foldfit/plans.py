@@ -30,8 +30,8 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An upper bound on allocated bytes, the step and sub-module that set it, and the expected seconds. `host_bytes`: the
-    most pinned host memory that it takes, state tensors at home there included; `exposed`: those of the seconds in which the computation waits for a copy to it or back,
-    or for other ranks."""
+    most pinned host memory that it takes, state tensors at home there included; `exposed`: those of the seconds in which the
+    computation waits for a copy to it or back, or for other ranks."""
 
     peak_bytes: int
     seconds: float

@@ -81,9 +81,8 @@ def short(choice: "Choice") -> str:
 def plan_table(plan: "Plan") -> str:
     width = max(len(name) for name, _ in plan_rows(plan))
     lines = [f"{name:<{width}}  {text}" for name, text in plan_rows(plan)]
-    lines.append(
-        "choices: rows a slice of each sub-module, r where backward recomputes it" + (", < of what is on the host" if plan.hosted else "")
-    )
+    away = ", < of tensors on the host" if plan.hosted else ""
+    lines.append(f"choices: rows a slice of each sub-module, r where backward recomputes it{away}")
     lines += [f"  {name}: {uses}: {text}" for name, uses, text in choice_rows(plan)]
     return "\n".join(lines)
 

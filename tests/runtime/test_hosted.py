@@ -1,4 +1,4 @@
-"""State tensors of an inference on the host: equal results to the bit, promises kept on both sides, the caller's tensors written in place."""
+"""State tensors of an inference on the host: equal results to the bit, promises kept on both sides, the caller's tensors written."""
 
 from dataclasses import replace
 

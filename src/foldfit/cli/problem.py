@@ -31,12 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> Non
     add("--device", default="cpu", help="a name (see `foldfit devices`), cpu, or cuda for the card in this machine (default cpu)")
     add("--launch", choices=("eager", "graph"), default="eager", help="kernel by kernel, or as a CUDA graph (default eager)")
     add("--costs", default="", metavar="FILE", help="measured costs (default: this machine's own, or the shipped ones), or modelled")
-    add(
-        "--host-memory",
-        default="0",
-        metavar="SIZE",
-        help="pinned host memory: for block inputs of a training step, for the pair of an inference (default 0)",
-    )
+    add("--host-memory", default="0", metavar="SIZE", help="pinned: for inputs of a step's blocks, for an inference's pair (default 0)")
     add("--inputs", choices=("kept", "overwritten"), default="kept", help="an inference may overwrite them: a copy less (default kept)")
     add("--memory", default="auto", help="the limit of each device: 16GiB, 16GB, 80%%, or auto for all that it has (default auto)")
 

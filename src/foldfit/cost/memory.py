@@ -12,7 +12,6 @@ from foldfit.cost.sizes import Shapes, sizes_of
 from foldfit.plans import Choice
 from foldfit.stacks.spec import Axis, Kernel, Phase, SubModuleSpec
 
-
 READ, WRITTEN = 2, 3
 """Buffers of a tensor on the host (runtime/windows.py): one worked on, one filled, and of one that is written one emptied."""
 

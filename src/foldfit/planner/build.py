@@ -32,17 +32,16 @@ def chain_of(table: OptionTable, hosted: Collection[str] = ()) -> Chain:
         entry = 0 if i == 0 else sum(size for name, size in stack.state.items() if name in held)
         held |= set(stack.state)
         runs.append((stage_of(stack, own, entry), stack.blocks))
-    owned, host = problem.inputs == "overwritten", problem.host_memory
-    home = {name: size for stack in table.stacks for name, size in stack.state.items() if name in hosted}.items()
+    home = {name: size for stack in table.stacks for name, size in stack.state.items() if name in hosted}
     return Chain(
         tuple(runs),
         base,
         base + sum(backward.values()),
         backward.get("outputs", 0),
-        owned,
-        host,
-        table.device.host_link if host else 0,
-        tuple(home),
+        owned=problem.inputs == "overwritten",
+        host_memory=problem.host_memory,
+        host_link=table.device.host_link if problem.host_memory else 0,
+        home=tuple(home.items()),
     )
 
 

@@ -142,7 +142,7 @@ def on_host(
     """The same with some of `names` on the host. What the sub-module does not touch costs it nothing there."""
     kernel = sub.kernels[option.choice.kernel][problem.device_type]
     touched = {name for name, _ in (*sub.reads, sub.writes, *((sub.shares,) if sub.shares else ()))}
-    known = {(): option}
+    known: dict[tuple[str, ...], Option] = {(): option}
     for some in subsets(names)[1:]:
         own = tuple(name for name in some if name in touched)
         choice = msgspec.structs.replace(option.choice, host=" ".join(some))

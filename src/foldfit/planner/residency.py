@@ -100,7 +100,8 @@ def fitting(table: OptionTable, stack: StackOptions, hosted: Mapping[str, int]) 
     need, where = max(least)
     if need > problem.memory:
         raise DoesNotFit(
-            f"{stack.spec.name} needs {format_bytes(need)} (at {where}, in its thinnest slices), the limit is {format_bytes(problem.memory)}",
+            f"{stack.spec.name} needs {format_bytes(need)} (at {where}, in its thinnest slices), the limit is "
+            f"{format_bytes(problem.memory)}",
             need=need,
             have=problem.memory,
             where=where,
