@@ -145,8 +145,9 @@ def sub_module_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, settin
     return Bytes(drop + cast + before + record, cast + before + one, drop + cast + before + back, drop + forward)
 
 
-def away_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Setting) -> int:
-    """Peak of a run that is not recorded, on one rank and without dropout, with state tensors on the host."""
+def away_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Setting) -> tuple[int, int]:
+    """Peaks of what is shared and of the update, of a run that is not recorded, on one rank and without dropout, with state tensors on
+    the host."""
     away = choice.host.split()
     update = Slices(spec, kernel.update, spec.reads, choice.rows, setting)
     shared, sharing = sum(shared_bytes(spec, setting)), 0
@@ -154,7 +155,7 @@ def away_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Set
         share = Slices(spec, kernel.share, (spec.shares,), choice.share_rows, setting)
         sharing = share.forward() + (shared if share.sliced else 0) + share.windows(away)
     cast = parameter_bytes(spec, setting.itemsize, setting.align) if setting.cast else 0
-    return cast + max(sharing, shared + update.forward() + update.windows(away, spec.writes))
+    return cast + sharing, cast + shared + update.forward() + update.windows(away, spec.writes)
 
 
 def shared_bytes(spec: SubModuleSpec, setting: Setting) -> list[int]:

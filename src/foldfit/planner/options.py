@@ -1,5 +1,6 @@
 """The option table of a problem: for every sub-module, every kernel, slice and keep-or-recompute, with bytes and seconds."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ from foldfit.planner.layouts import Passage, passages
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
 from foldfit.stacks import StackSpec, SubModuleSpec
+from foldfit.stacks.spec import Kernel
 
 CUDA_ALIGN = 512
 """Bytes: PyTorch's caching allocator rounds every tensor up to it."""
@@ -139,18 +141,34 @@ def subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:
 def on_host(
     option: Option, sub: SubModuleSpec, names: tuple[str, ...], problem: Problem, setting: Setting, device: Device
 ) -> Iterator[Option]:
-    """The same with some of `names` on the host. What the sub-module does not touch costs it nothing there."""
+    """The same with some of `names` on the host. What the sub-module does not touch costs it nothing there. What is shared of another
+    tensor than the one that is mapped comes in slices of its own, as large as they may be beside the update's."""
     kernel = sub.kernels[option.choice.kernel][problem.device_type]
+    model = sub_module_seconds(sub, kernel, option.choice, setting, device, problem.precision)[0]
     touched = {name for name, _ in (*sub.reads, sub.writes, *((sub.shares,) if sub.shares else ()))}
     known: dict[tuple[str, ...], Option] = {(): option}
     for some in subsets(names)[1:]:
         own = tuple(name for name in some if name in touched)
         choice = msgspec.structs.replace(option.choice, host=" ".join(some))
         if own not in known:
-            seconds, exposed = away_seconds(sub, kernel, choice, setting, device, problem.precision, option.seconds)
-            found = replace(option.bytes, forward=away_bytes(sub, kernel, choice, setting))
-            known[own] = replace(option, bytes=found, seconds=seconds, exposed=exposed)
-        yield replace(known[own], choice=choice)
+            if sub.shares and sub.shares[0] in own and sub.shares[0] != sub.reads[0][0]:
+                choice = beside_update(sub, kernel, choice, setting)
+            seconds, exposed = away_seconds(sub, kernel, choice, setting, device, problem.precision, option.seconds / model)
+            found = replace(option.bytes, forward=max(away_bytes(sub, kernel, choice, setting)))
+            known[own] = replace(option, choice=choice, bytes=found, seconds=seconds, exposed=exposed)
+        yield replace(known[own], choice=msgspec.structs.replace(known[own].choice, host=" ".join(some)))
+
+
+def beside_update(sub: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Setting) -> Choice:
+    """With the most rows of the share at a time that take no more than the update."""
+    assert sub.shares
+
+    def fits(rows: int) -> bool:
+        sharing, updating = away_bytes(sub, kernel, msgspec.structs.replace(choice, share_rows=rows), setting)
+        return sharing <= updating
+
+    rows = slice_rows(setting.shapes.own(*sub.shares))
+    return msgspec.structs.replace(choice, share_rows=rows[min(bisect_left(rows, True, key=fits), len(rows) - 1)])
 
 
 def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Setting, device: Device) -> Option:

@@ -41,7 +41,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """Of the buffers on the host, of which every byte is our own, and of state tensors at home there."""
     promised_host_bytes: int = 0
     exposed: float = 0.0
-    """Seconds of the last timed run in which the computation waited for copies to the host or back, or that went by between the
+    """Seconds of the last run in which the computation waited for copies to the host or back, or that went by between the
     beginning and the end of collectives of several ranks."""
     promised_exposed: float = 0.0
     rank_peaks: tuple[int, ...] = ()
@@ -122,6 +122,7 @@ def measure(
 
     run = partial(once, model, state, masks, plan, optimizer)
     pool_of.cache_clear()
+    model.ranks.waits = None if repeat else []
     start = clock(cuda)
     with meter:
         run(watch, lambda: partial(forward_ended, meter.now()))
