@@ -9,7 +9,7 @@ import pytest
 from foldfit.cost.devices import find_device
 from foldfit.errors import DoesNotFit, NotSupported
 from foldfit.planner.build import chain_of, make_plan
-from foldfit.planner.options import OptionTable, hostable, option_table, subsets
+from foldfit.planner.options import OptionTable, hostable, option_table, slice_rows, subsets, thinnest
 from foldfit.planner.residency import fastest, fitting
 from foldfit.planner.simulate import simulate
 from foldfit.problem import Problem, Stack
@@ -66,6 +66,23 @@ def test_more_memory_on_either_side_is_never_slower(link: float) -> None:
     assert [*(r.seconds for r in more)] == sorted((r.seconds for r in more), reverse=True)
     assert more[0].seconds <= alone.seconds and not alone.hosted
     assert all(sum(r.hosted.values()) <= host for r, host in zip(more, hosts, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("device", ["cpu", "H100"])
+@pytest.mark.parametrize("host", [0, 2**40])
+def test_the_thinnest_slices_take_the_least(host: int, device: str, precision: str) -> None:
+    for stack in (small.stack("extra_msa", 1, 24), small.stack("evoformer", 1, 12), small.stack("pairformer")):
+        problem = Problem(
+            stacks=(stack,), n_res=37, inputs="overwritten", host_memory=host, memory=1, precision=precision, device=device,
+            device_type="cpu" if device == "cpu" else "cuda",
+        )  # fmt: skip
+        needs = []
+        for rows in (slice_rows, thinnest):
+            with pytest.raises(DoesNotFit) as error:
+                fastest(option_table(problem, find_device(device), rows))
+            needs.append(error.value.need)
+        assert needs[0] == needs[1]
 
 
 def test_exposed_seconds_are_part_of_the_promise() -> None:

@@ -10,7 +10,7 @@ from foldfit.cost.devices import GPUS, Device, find_device
 from foldfit.errors import DoesNotFit
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import frontier as chain_frontier
-from foldfit.planner.options import OptionTable, option_table
+from foldfit.planner.options import OptionTable, option_table, slice_rows, thinnest
 from foldfit.planner.policies import POLICIES
 from foldfit.planner.price import NextSize, next_size, shadow_price
 from foldfit.planner.solution import Frontier
@@ -51,8 +51,9 @@ def host_would(problem: Problem, device: Device, policy: str) -> str:
 
 
 def fits(problem: Problem, device: Device, policy: str = "auto") -> bool:
+    rows = thinnest if policy == "auto" and problem.mode == "infer" else slice_rows
     try:
-        make_plan(option_table(problem, device), policy)
+        make_plan(option_table(problem, device, rows), policy)
     except DoesNotFit:
         return False
     return True

@@ -1,7 +1,7 @@
 """The option table of a problem: for every sub-module, every kernel, slice and keep-or-recompute, with bytes and seconds."""
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
@@ -84,14 +84,23 @@ def slice_rows(total: int) -> tuple[int, ...]:
     return tuple(sorted({-(-total // count) for count in range(1, total + 1)}, reverse=True))
 
 
-def option_table(problem: Problem, device: Device) -> OptionTable:
+def thinnest(total: int) -> tuple[int, ...]:
+    """Whole, and row by row: no other slices of a run that is not recorded take less memory than both."""
+    return (total, 1) if total > 1 else (1,)
+
+
+Rows = Callable[[int], tuple[int, ...]]
+"""Of all rows, the rows of a slice that are options."""
+
+
+def option_table(problem: Problem, device: Device, rows: Rows = slice_rows) -> OptionTable:
     """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have, BadInput
     for a cost database of another one."""
     device.peak(problem.precision)
     if problem.launch == "graph":
         device = replace(device, launch_seconds=GRAPH_CALL)
     costs = find_costs(device)
-    return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs) for stack in problem.stacks))
+    return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs, rows) for stack in problem.stacks))
 
 
 def setting_of(problem: Problem, shapes: Shapes) -> Setting:
@@ -106,14 +115,14 @@ def setting_of(problem: Problem, shapes: Shapes) -> Setting:
     )
 
 
-def stack_options(problem: Problem, stack: Stack, device: Device, costs: Corrections | None) -> StackOptions:
+def stack_options(problem: Problem, stack: Stack, device: Device, costs: Corrections | None, rows: Rows) -> StackOptions:
     spec, shapes = shapes_of(problem, stack)
     setting = setting_of(problem, shapes)
     state = {name: problem.batch * shapes.own_elements(name) * problem.itemsize for name in shapes.axes}
     subs = []
     for sub, passage in zip(spec.sub_modules, passages(spec, shapes, device, problem.itemsize, problem.batch, setting.align), strict=True):
         here = replace(setting, shapes=replace(shapes, layout=passage.layout))
-        options = (o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs))
+        options = (o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs, rows))
         if away := tuple(name for name in hostable(problem) if name in state):
             options = (o for option in options for o in (option, *on_host(option, sub, away, problem, here, device)))
         if problem.axial > 1:
@@ -192,7 +201,7 @@ def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Se
 
 
 def kernel_options(
-    sub: SubModuleSpec, name: str, problem: Problem, setting: Setting, device: Device, costs: Corrections | None
+    sub: SubModuleSpec, name: str, problem: Problem, setting: Setting, device: Device, costs: Corrections | None, each: Rows
 ) -> Iterator[Option]:
     """Nothing where the kernel does not run on this device, in this precision or at these widths."""
     kernel = sub.kernels[name].get(problem.device_type)
@@ -207,7 +216,7 @@ def kernel_options(
     total = setting.shapes.own(tensor, axis)
     shared = setting.shapes.own(*sub.shares) if sub.shares else 0
     caution = costs.caution(sub, problem.precision, problem.launch, device) if costs else 1.0
-    for rows in slice_rows(total):
+    for rows in each(total):
         # As many rows of the share at a time as of the update, in proportion: its moments are the smaller ones.
         choice = Choice(name, rows, -(-rows * shared // total) if shared else 0)
         modelled = sub_module_seconds(sub, kernel, choice, setting, device, problem.precision)
