@@ -54,7 +54,7 @@ def test_no_path_is_faster(above: float, link: float) -> None:
     assert plan.bound and plan.bound.gap == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("link", [1e8, 3e9, 1e11])
+@pytest.mark.parametrize("link", [1e8, 1e11])
 def test_more_memory_on_either_side_is_never_slower(link: float) -> None:
     stacks = (small.stack("extra_msa", 1, 24), small.stack("evoformer", 2, 12))
     need = least(link, stacks=stacks)
