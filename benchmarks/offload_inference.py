@@ -190,7 +190,7 @@ def main() -> None:
     for limit in args.limits:
         rows.append(run(args, device, parse_memory(limit, device.memory, device.reserved), host))
         print(line(rows[-1]), flush=True)
-        if "sub_modules" in rows[-1]:
+        if rows[-1]["fits"]:
             print(steps(rows[-1]), file=sys.stderr, flush=True)
         pool_of.cache_clear()
         gc.collect()
