@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from foldfit.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from foldfit.plans import Plan
+    from foldfit.plans import Choice, Plan
 
 Row = tuple[str, str]
 
@@ -33,15 +33,16 @@ def plan_rows(plan: "Plan") -> list[Row]:
         rows.append(("collectives", f"{format_seconds(plan.promised.exposed)} of the time, modelled"))
         rows.append(("layouts", layouts(plan)))
     if plan.promised.host_bytes:
-        moved = sum(step.startswith("offload") for step in plan.schedule)
+        moved = f"{sum(step.startswith('offload') for step in plan.schedule)} block inputs"
         exposed = format_seconds(plan.promised.exposed) if plan.promised.exposed else "nothing"
-        rows.append(("on the host", f"{format_bytes(plan.promised.host_bytes)}: {moved} block inputs, {exposed} of their copies exposed"))
+        what = " and ".join(plan.hosted) or moved
+        rows.append(("on the host", f"{format_bytes(plan.promised.host_bytes)}: {what}, {exposed} of copies exposed"))
     if plan.bound:
         rows.append(
             (
                 "lower bound",
                 f"{format_seconds(plan.bound.seconds)}: at most {100 * plan.bound.gap:.2f} % from the best persistent nested schedule"
-                + (" if copies to the host took no time" if p.host_memory else ""),
+                + (" if copies to the host took no time" if p.host_memory and p.mode == "train" else ""),
             )
         )
     rows.append(("forward passes", f"{passes:.2f} a block, {len(plan.schedule)} steps"))
@@ -75,20 +76,20 @@ def choice_rows(plan: "Plan") -> list[tuple[str, str, str]]:
     out = []
     for name, choices in plan.choices.items():
         uses = ", ".join(f"{verb} x {n}" for verb, n in used.get(name, {}).items())
-        out.append(
-            (
-                name,
-                uses,
-                " ".join(f"{c.rows}{'r' if c.recompute else ''}{'' if c.kernel == 'reference' else ':' + c.kernel}" for c in choices),
-            )
-        )
+        out.append((name, uses, " ".join(short(c) for c in choices)))
     return out
+
+
+def short(choice: "Choice") -> str:
+    kernel = "" if choice.kernel == "reference" else f":{choice.kernel}"
+    return f"{choice.rows}{'r' if choice.recompute else ''}{kernel}{'<' + ''.join(choice.host.split()) if choice.host else ''}"
 
 
 def plan_table(plan: "Plan") -> str:
     width = max(len(name) for name, _ in plan_rows(plan))
     lines = [f"{name:<{width}}  {text}" for name, text in plan_rows(plan)]
-    lines.append("choices: rows a slice of each sub-module, r where backward recomputes it")
+    away = ", < of tensors on the host" if plan.hosted else ""
+    lines.append(f"choices: rows a slice of each sub-module, r where backward recomputes it{away}")
     lines += [f"  {name}: {uses}: {text}" for name, uses, text in choice_rows(plan)]
     return "\n".join(lines)
 

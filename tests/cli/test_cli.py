@@ -65,8 +65,16 @@ def test_host_memory(capsys, tmp_path):
     assert code == 0 and "exposed" in out and "without host memory" in out
     code, out, _ = call(capsys, "compare", *flags, "--memory", need, "--json")
     assert json.loads(out)["policies"][-1]["host_bytes"] == Plan.load(path).promised.host_bytes > 0
-    code, _, error = call(capsys, "plan", *flags[:-4], "--host-memory", "1GiB")
-    assert code == 4 and "leave --host-memory out" in error
+    flags = [*TINY, "--host-memory", "1GiB"]
+    code, _, error = call(capsys, "plan", *flags)
+    assert code == 4 and "--inputs overwritten" in error
+    least = call(capsys, "plan", *flags, "--inputs", "overwritten", "--memory", "1KiB")
+    need = least[2].split("--memory ")[1].split()[0]
+    code, out, _ = call(capsys, "plan", *flags, "--inputs", "overwritten", "--memory", need, "-o", str(tmp_path / "hosted.json"))
+    assert code == 0 and "on the host" in out and "of copies exposed" in out
+    code, out, _ = call(capsys, "run", str(tmp_path / "hosted.json"), "-o", str(tmp_path / "hosted"))
+    assert code == 0 and "\nhost " in out and "\nexposed " in out
+    assert call(capsys, "report", str(tmp_path / "hosted"), "-o", str(tmp_path / "hosted.html"))[0] == 0
     code, _, error = call(capsys, "plan", *flags[:-1], "many")
     assert code == 2 and "many" in error
 

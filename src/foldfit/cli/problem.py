@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> Non
     add("--launch", choices=("eager", "graph"), default="eager", help="kernel by kernel, or as a CUDA graph (default eager)")
     add("--costs", default="", metavar="FILE", help="measured costs (default: this machine's own, or the shipped ones), or modelled")
     add("--providers", default="", metavar="NAMES", help="kernels of optional packages that the machine has: cueq (default: those checked)")
-    add("--host-memory", default="0", metavar="SIZE", help="pinned host memory for block inputs of a training step (default 0)")
+    add("--host-memory", default="0", metavar="SIZE", help="pinned: for inputs of a step's blocks, for an inference's pair (default 0)")
     add("--inputs", choices=("kept", "overwritten"), default="kept", help="an inference may overwrite them: a copy less (default kept)")
     add("--memory", default="auto", help="the limit of each device: 16GiB, 16GB, 80%%, or auto for all that it has (default auto)")
 

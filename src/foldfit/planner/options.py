@@ -1,16 +1,19 @@
 """The option table of a problem: for every sub-module, every kernel, slice and keep-or-recompute, with bytes and seconds."""
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 
 import msgspec
 
 from foldfit.cost.collectives import all_gather
 from foldfit.cost.database import find_costs
 from foldfit.cost.devices import Device
+from foldfit.cost.host import away_seconds
 from foldfit.cost.interpolate import Corrections
-from foldfit.cost.memory import Bytes, Setting, shared_bytes, sub_module_bytes
+from foldfit.cost.memory import Bytes, Setting, away_bytes, shared_bytes, sub_module_bytes
 from foldfit.cost.seconds import Seconds, sub_module_seconds
 from foldfit.cost.sizes import Shapes, shapes_of
 from foldfit.cost.trust import trusted
@@ -18,9 +21,13 @@ from foldfit.planner.layouts import Passage, passages
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
 from foldfit.stacks import StackSpec, SubModuleSpec
+from foldfit.stacks.spec import Kernel
 
 CUDA_ALIGN = 512
 """Bytes: PyTorch's caching allocator rounds every tensor up to it."""
+
+SMALL = 16
+"""A state tensor of fewer bytes than the largest one's by this stays on the device."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Option:
     """Seconds forward and backward of the device, and of the host that launches it; above is the longer of the two, where both count."""
     exposed: float = 0.0
     back_exposed: float = 0.0
-    """Seconds, of those, of collectives between ranks."""
+    """Seconds, of those, of collectives between ranks, and of copies from the host and back that the computation waits for."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +86,21 @@ def slice_rows(total: int) -> tuple[int, ...]:
     return tuple(sorted({-(-total // count) for count in range(1, total + 1)}, reverse=True))
 
 
-def option_table(problem: Problem, device: Device) -> OptionTable:
+def thinnest(total: int) -> tuple[int, ...]:
+    """Whole, and row by row: no other slices of a run that is not recorded take less memory than both."""
+    return (total, 1) if total > 1 else (1,)
+
+
+Rows = Callable[[int], tuple[int, ...]]
+"""Of all rows, the rows of a slice that are options."""
+
+
+def option_table(problem: Problem, device: Device, rows: Rows = slice_rows) -> OptionTable:
     """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have, BadInput
     for a cost database of another one."""
     device.peak(problem.precision)
     costs = find_costs(device)
-    return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs) for stack in problem.stacks))
+    return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs, rows) for stack in problem.stacks))
 
 
 def setting_of(problem: Problem, shapes: Shapes) -> Setting:
@@ -99,18 +115,69 @@ def setting_of(problem: Problem, shapes: Shapes) -> Setting:
     )
 
 
-def stack_options(problem: Problem, stack: Stack, device: Device, costs: Corrections | None) -> StackOptions:
+def stack_options(problem: Problem, stack: Stack, device: Device, costs: Corrections | None, rows: Rows) -> StackOptions:
     spec, shapes = shapes_of(problem, stack)
     setting = setting_of(problem, shapes)
     state = {name: problem.batch * shapes.own_elements(name) * problem.itemsize for name in shapes.axes}
     subs = []
     for sub, passage in zip(spec.sub_modules, passages(spec, shapes, device, problem.itemsize, problem.batch, setting.align), strict=True):
         here = replace(setting, shapes=replace(shapes, layout=passage.layout))
-        options = (o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs))
+        options = (o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs, rows))
+        if away := tuple(name for name in hostable(problem) if name in state):
+            options = (o for option in options for o in (option, *on_host(option, sub, away, problem, here, device)))
         if problem.axial > 1:
             options = (over_ranks(o, sub, passage, here, device) for o in options)
         subs.append(SubModuleOptions(sub, passage.written, passage.final, tuple(options)))
     return StackOptions(spec, stack.blocks, shapes, state, tuple(subs))
+
+
+def hostable(problem: Problem) -> tuple[str, ...]:
+    """State tensors that an inference may have on the host: those of two axes that are not small beside the largest."""
+    if not problem.host_memory or problem.mode == "train":
+        return ()
+    sizes: dict[str, int] = {}
+    for stack in problem.stacks:
+        _, shapes = shapes_of(problem, stack)
+        sizes |= {name: shapes.elements(name) for name, lengths in shapes.axes.items() if len(lengths) == 2}
+    return tuple(sorted(name for name, size in sizes.items() if SMALL * size >= max(sizes.values())))
+
+
+def subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The empty one first."""
+    return [some for size in range(len(names) + 1) for some in combinations(names, size)]
+
+
+def on_host(
+    option: Option, sub: SubModuleSpec, names: tuple[str, ...], problem: Problem, setting: Setting, device: Device
+) -> Iterator[Option]:
+    """The same with some of `names` on the host. What the sub-module does not touch costs it nothing there. What is shared of another
+    tensor than the one that is mapped comes in slices of its own, as large as they may be beside the update's."""
+    kernel = sub.kernels[option.choice.kernel][problem.device_type]
+    model = sub_module_seconds(sub, kernel, option.choice, setting, device, problem.precision).by(problem.launch)[0]
+    touched = {name for name, _ in (*sub.reads, sub.writes, *((sub.shares,) if sub.shares else ()))}
+    known: dict[tuple[str, ...], Option] = {(): option}
+    for some in subsets(names)[1:]:
+        own = tuple(name for name in some if name in touched)
+        choice = msgspec.structs.replace(option.choice, host=" ".join(some))
+        if own not in known:
+            if sub.shares and sub.shares[0] in own and sub.shares[0] != sub.reads[0][0]:
+                choice = beside_update(sub, kernel, choice, setting)
+            seconds, exposed = away_seconds(sub, kernel, choice, setting, device, problem.precision, option.seconds / model)
+            found = replace(option.bytes, forward=max(away_bytes(sub, kernel, choice, setting)))
+            known[own] = replace(option, choice=choice, bytes=found, seconds=seconds, exposed=exposed)
+        yield replace(known[own], choice=msgspec.structs.replace(known[own].choice, host=" ".join(some)))
+
+
+def beside_update(sub: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Setting) -> Choice:
+    """With the most rows of the share at a time that take no more than the update."""
+    assert sub.shares
+
+    def fits(rows: int) -> bool:
+        sharing, updating = away_bytes(sub, kernel, msgspec.structs.replace(choice, share_rows=rows), setting)
+        return sharing <= updating
+
+    rows = slice_rows(setting.shapes.own(*sub.shares))
+    return msgspec.structs.replace(choice, share_rows=rows[min(bisect_left(rows, True, key=fits), len(rows) - 1)])
 
 
 def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Setting, device: Device) -> Option:
@@ -134,15 +201,9 @@ def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Se
 
 
 def kernel_options(
-    sub: SubModuleSpec,
-    name: str,
-    problem: Problem,
-    setting: Setting,
-    device: Device,
-    costs: Corrections | None,
-    sizes: tuple[int, ...] = (),
+    sub: SubModuleSpec, name: str, problem: Problem, setting: Setting, device: Device, costs: Corrections | None, each: Rows = slice_rows
 ) -> Iterator[Option]:
-    """In slices of all `sizes`, by default of all worth having. Nothing where the kernel does not run on this device, in this
+    """In slices of `each`, by default of all worth having. Nothing where the kernel does not run on this device, in this
     precision or at these widths."""
     kernel = sub.kernels[name].get(problem.device_type)
     if kernel is None or name in device.without or problem.precision not in kernel.precisions:
@@ -159,7 +220,7 @@ def kernel_options(
     measured = costs is not None and costs.knows(sub, name, problem.precision, problem.launch, device)
     caution = costs.caution(sub, problem.precision, device) if costs else Seconds(1, 1, 1, 1)
     recordable = bool(kernel.update.record) and problem.precision in kernel.recorded
-    for rows in sizes or slice_rows(total):
+    for rows in each(total):
         # As many rows of the share at a time as of the update, in proportion: its moments are the smaller ones.
         choice = Choice(name, rows, -(-rows * shared // total) if shared else 0)
         seen = costs.seen(sub, choice, setting.shapes.axes, problem.precision, device) if costs else None

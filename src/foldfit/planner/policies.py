@@ -41,7 +41,9 @@ def policy(function: Policy) -> Policy:
 def find_option(sub: SubModuleOptions, *, rows: int | None = None, recompute: bool = False, kernel: str = "reference") -> Option:
     """The option of that kernel with at most `rows` rows a slice (None: all) that keeps or recomputes."""
     fitting = [
-        o for o in sub.options if o.choice.kernel == kernel and o.choice.recompute == recompute and (rows is None or o.choice.rows <= rows)
+        o
+        for o in sub.options
+        if (o.choice.kernel, o.choice.recompute, o.choice.host) == (kernel, recompute, "") and (rows is None or o.choice.rows <= rows)
     ]
     if not fitting:
         raise BadInput(f"{sub.spec.name} has no option of kernel {kernel!r} with at most {rows} rows a slice")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from foldfit.cost.devices import Device
 from foldfit.cost.sample import name_of, used_axes
 from foldfit.cost.sizes import Shapes, shapes_of
-from foldfit.planner.options import kernel_options, setting_of
+from foldfit.planner.options import Rows, kernel_options, setting_of
 from foldfit.plans import Choice
 from foldfit.problem import Problem
 from foldfit.stacks.spec import SubModuleSpec
@@ -33,6 +33,10 @@ class Task:
         return (name_of(self.sub), self.choice.kernel, self.problem.precision), axes, self.choice.rows
 
 
+def only(rows: int) -> Rows:
+    return lambda total: (rows,)
+
+
 def tasks(problems: Iterable[Problem], device: Device) -> list[Task]:
     """Of every sub-module by every kernel, whole and in slices: those that fit the memory and that the model gives less than
     LONGEST. Whole ones before slices, and a problem before those that come after it; what several problems have in common, once."""
@@ -47,7 +51,7 @@ def tasks(problems: Iterable[Problem], device: Device) -> list[Task]:
                 total = shapes.own(*sub.reads[0])
                 for i, rows in enumerate(dict.fromkeys(-(-total // part) for part in PARTS)):
                     for name in sub.kernels:
-                        for option in kernel_options(sub, name, problem, setting, device, None, (rows,)):
+                        for option in kernel_options(sub, name, problem, setting, device, None, only(rows)):
                             fits = max(option.bytes.back, option.bytes.inter) <= room
                             if fits and not option.choice.recompute and option.seconds + option.back_seconds < LONGEST:
                                 task = Task(problem, shapes, sub, option.choice)

@@ -46,9 +46,15 @@ def check_plan(trunk: "Trunk", plan: Plan) -> None:
                 raise NotSupported(f"choice {name} of the plan wants kernel {choice.kernel!r}; known: {', '.join(KERNELS)}")
             if choice.rows < 1 or choice.share_rows < 0:
                 raise BadInput(f"choice {name} of the plan has {choice.rows} rows a slice: expected at least 1")
+            if not set(choice.host.split()) <= set(plan.hosted):
+                raise BadInput(f"choice {name} of the plan has {choice.host!r} on the host, the plan {' '.join(plan.hosted)!r}: plan again")
             if bool(choice.layout) != (plan.problem.axial > 1) or not re.fullmatch(r"(\w[01]( \w[01])*)?", choice.layout):
                 raise BadInput(f"choice {name} of the plan has the layout {choice.layout!r} on {plan.problem.axial} ranks: plan again")
     check_packages(trunk, {choice.kernel for choices in plan.choices.values() for choice in choices})
+    if plan.hosted and not (plan.problem.mode == "infer" and plan.problem.host_memory and plan.problem.inputs == "overwritten"):
+        raise BadInput(
+            f"the plan has {' '.join(plan.hosted)!r} on the host: expected an inference with host memory that overwrites its inputs"
+        )
     for step in plan.schedule:
         check_step(step, plan, stack_of)
     check_kept(plan)
@@ -148,14 +154,17 @@ def check_inputs(trunk: "Trunk", plan: Plan, state: State, masks: State, train: 
                 raise BadInput(f"expected {expected}, got {'nothing' if x is None else list(x.shape)}: plan for these sizes")
             if x.dtype != dtype:
                 raise BadInput(f"{name} is {x.dtype}, the plan is {problem.precision}: call {name}.to({dtype}), or plan in its precision")
-            if x.device.type != problem.device_type:
-                raise BadInput(f"{name} is on {x.device.type}, the plan is for {problem.device}: move it, or plan for this device")
+            if x.device.type != ("cpu" if name in plan.hosted else problem.device_type):
+                where = "the host" if name in plan.hosted else problem.device
+                raise BadInput(f"{name} is on {x.device.type}, the plan has it on {where}: move it, or plan for this device")
+            if name in plan.hosted and not x.is_contiguous():
+                raise BadInput(f"{name} is worked on where it lies on the host: expected it contiguous, got strides {list(x.stride())}")
             if x.is_cuda:
                 check_card(problem.device, torch.cuda.get_device_name(x.device))
             out[name] = x.reshape(batch.numel(), *shape[len(batch) :])
             mask = masks.get(name)
             if mask is None:
-                mask = x.new_ones(()).expand(whole[:-1])
+                mask = x.new_ones((), device=problem.device_type).expand(whole[:-1])
             if tuple(mask.shape) != whole[:-1]:
                 raise BadInput(f"{spec.masks[name]}: expected {list(whole[:-1])}, got {list(mask.shape)}")
             out_masks[name] = mask.to(dtype).reshape(-1, *whole[len(batch) : -1]).contiguous()
