@@ -3,7 +3,8 @@
     python benchmarks/offload.py --device H200 --json benchmarks/results/offload_h200.json
 
 Prints the link's speed and a Markdown table; a row that does not fit is printed with its need. `exposed`: seconds in which the step waits
-for copies; measured as the difference to the same schedule with every input left on the device, which may take more than the limit.
+for copies; measured between events on its stream (`waited`), and as the difference to the same schedule with every input left on the
+device, which may take more than the limit.
 `same`: whether outputs and gradients are those of that schedule to the bit.
 """
 
@@ -23,8 +24,9 @@ from foldfit.errors import DoesNotFit
 from foldfit.plans import Plan
 from foldfit.problem import Stack
 from foldfit.runtime.job import Job, job_of
+from foldfit.runtime.link import host_buffer, streams_of
 from foldfit.runtime.measure import measure
-from foldfit.runtime.offload import host_buffer, pool_of, streams_of
+from foldfit.runtime.offload import pool_of
 from foldfit.units import parse_bytes, parse_host_memory
 
 GIB = 2**30
@@ -89,7 +91,7 @@ def run(args: argparse.Namespace, limit: int, host: int, device: Device) -> dict
         "fits": True, "kept": m.kept, "promised_peak": m.promised_peak_bytes, "peak": m.peak_bytes, "promised_seconds": m.promised_seconds,
         "seconds": m.seconds, "spread": m.spread, "gap": plan.bound.gap if plan.bound else None, "costs": plan.costs,
         "promised_host": m.promised_host_bytes, "host": m.host_bytes, "inputs_away": sum(s.startswith("drop") for s in plan.schedule),
-        "promised_exposed": plan.promised.exposed,
+        "promised_exposed": plan.promised.exposed, "waited": m.exposed,
     }  # fmt: skip
     if m.promised_host_bytes:
         stay = held(plan)
@@ -105,12 +107,12 @@ def run(args: argparse.Namespace, limit: int, host: int, device: Device) -> dict
 def line(row: dict) -> str:
     head = f"| {row['limit'] / 1e9:.2f} | {row['host_memory'] / GIB:.0f} |"
     if not row["fits"]:
-        return f"{head} does not fit: needs {row['need'] / MIB:.0f} | | | | | | | | | | |"
+        return f"{head} does not fit: needs {row['need'] / MIB:.0f} |" + " |" * 12
     peak, promised, exposed = row["peak"], row["promised_peak"], row.get("exposed", 0.0)
     return (
         f"{head} {promised / MIB:.0f} | {peak / MIB:.0f} | {peak / promised:.4f} | {row['promised_seconds'] * 1e3:.0f} | "
         f"{row['seconds'] * 1e3:.0f} | {row['inputs_away']} | {row['promised_host'] / MIB:.0f} | {row['host'] / MIB:.0f} | "
-        f"{row['promised_exposed'] * 1e3:.1f} | {exposed * 1e3:.1f} | {row.get('same', '')} |"
+        f"{row['promised_exposed'] * 1e3:.1f} | {row['waited'] * 1e3:.1f} | {exposed * 1e3:.1f} | {row.get('same', '')} |"
     )
 
 
@@ -137,7 +139,7 @@ def main() -> None:
         print(f"link {name}: {speed / 1e9:.1f} GB/s")
     print(f"planned with {device.host_link / 1e9:.1f} GB/s\n")
     print("| limit GB | host GiB | promised MiB | measured MiB | ratio | promised ms | ms | inputs away | host promised MiB | host MiB "
-          "| exposed promised ms | exposed ms | same |\n" + "|---" * 13 + "|")  # fmt: skip
+          "| exposed promised ms | waited ms | exposed ms | same |\n" + "|---" * 14 + "|")  # fmt: skip
     rows = []
     for limit in args.limits:
         for host in args.host_memory:

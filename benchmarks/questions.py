@@ -92,7 +92,7 @@ def filling(costs: Costs) -> list[dict]:
     """From the samples themselves: seconds of forward and backward in slices, against whole."""
     found: dict[tuple, dict[int, float]] = {}
     for s in costs.samples:
-        if dict(s.axes)["z"] == (SHAPES[-1][1],) * 2 and s.launch == "graph":
+        if s.precision == "bf16" and all(lengths in (SHAPES[-1], (SHAPES[-1][1],) * 2) for lengths in s.axes.values()):
             found.setdefault((s.sub_module.split()[0], s.kernel), {})[s.rows] = s.forward + s.backward
     return [
         {"sub_module": name, "kernel": kernel, "rows": max(rows), "ratio": {str(r): t / rows[max(rows)] for r, t in sorted(rows.items())}}

@@ -2,8 +2,8 @@
 
     python benchmarks/training.py --device H200 --costs costs.json --json benchmarks/results/training_h200.json
 
-Make the costs first: foldfit profile --stack evoformer --n-seq 512 --n-res 384 --mode train --precision bf16 --launch graph
---device cuda --costs costs.json
+Costs other than those that ship:
+foldfit profile --device cuda --mode train --precision bf16 --sizes 128x256,512x256,512x384 --costs costs.json
 """
 
 import argparse

@@ -37,9 +37,10 @@ def problem_of(
     gpus: int = 1,
     axial: int | None = None,
     costs: str = "",
+    providers: Iterable[str] = (),
 ) -> tuple[Problem, Device]:
     """The problem that the arguments of `plan` name, and its device. Raises BadInput."""
-    found = replace(device if isinstance(device, Device) else local_device(device), costs=costs)
+    found = replace(device if isinstance(device, Device) else local_device(device), costs=costs, providers=tuple(providers))
     stored = ""
     if not isinstance(model, Iterable):
         stacks = model.stacks(n_seq, n_extra)
@@ -74,11 +75,12 @@ def plan(model: "Trunk | Iterable[Stack]", *, policy: str = "auto", solver: str 
     mode: "infer" or "train". precision: fp32, tf32, bf16, fp16. optimizer: none, sgd, adam. dropout: whether a training step
     has it (default yes). batch: samples. inputs: "kept", or "overwritten" for an inference that writes into its inputs.
     launch: "eager", or "graph" for CUDA graphs, captured at the first call. device: a name of the device table, "cpu", or
-    "cuda" for the card in this machine. memory: the limit, bytes or as "16GiB", "80%", "auto". host_memory: pinned memory that
-    block inputs of a training step may wait in, bytes or as "64GiB" (default none). gpus: ranks, a device each, with these limits
-    each; axial: how many of them share one sample (default all). costs: a file of measured
-    costs; default: this machine's own or the shipped ones; "modelled": none. policy: auto, none, small, large, chunk, a
-    registered name or module:function.
+    "cuda" for the card in this machine. memory: the limit, bytes or as "16GiB", "80%", "auto". host_memory: pinned memory, bytes or
+    as "64GiB" (default none), for block inputs of a training step, or for state tensors of an inference with overwritten inputs:
+    those that `Plan.hosted` names are handed over there. gpus: ranks, a device each, with these limits each; axial: how many of
+    them share one sample (default all). costs: a file of measured costs; default: this machine's own or the shipped ones;
+    "modelled": none. providers: kernels of optional packages that the machine has, as "cueq"; those that `foldfit doctor --kernels`
+    trusts on this machine need no word. policy: auto, none, small, large, chunk, a registered name or module:function.
 
     Raises DoesNotFit (need, have, what would fit), BadInput, NotSupported.
     """

@@ -17,32 +17,37 @@ SCHEMA = 4
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one sub-module runs: by which kernel, `rows` and `share_rows` at a time, and whether a recorded run keeps what
     backward needs or drops it and recomputes it, slice by slice. `layout`, over several ranks: the axis that each state tensor
-    is sharded over while it runs, "m1 z0"; a block begins and ends with axis 0 everywhere. `piece_rows`, over several ranks: what all
-    rows share travels from rank to rank, so many rows of each at a time, once for every slice; 0: it is gathered whole."""
+    is sharded over while it runs, "m1 z0"; a block begins and ends with axis 0 everywhere. `host`: the state tensors that are on the
+    host while it runs, "m z", and come to the device by its slices; the others are on the device. `piece_rows`, over several ranks: what
+    all rows share travels from rank to rank, so many rows of each at a time, once for every slice; 0: it is gathered whole."""
 
     kernel: str
     rows: int
     share_rows: int = 0
     recompute: bool = False
     layout: str = ""
+    host: str = ""
     piece_rows: int = 0
 
 
 class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An upper bound on allocated bytes, the step and sub-module that set it, and the expected seconds. `host_bytes`: the
-    most pinned host memory that it takes; `exposed`: those of the seconds in which the computation waits for a copy to it or back,
-    or for other ranks."""
+    most pinned host memory that it takes, state tensors at home there included; `exposed`: those of the seconds in which the
+    computation waits for a copy to it or back, or for other ranks."""
 
     peak_bytes: int
     seconds: float
     at: str = ""
     host_bytes: int = 0
     exposed: float = 0.0
+    seconds_error: float | None = None
+    """How far off the seconds may be, relative, by what the measurements that they stand on say of one another; None: unknown."""
 
 
 class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No persistent nested schedule of the option space takes less than `seconds`; `gap` = promised / bound - 1. With host
-    memory: also none whose forward phase moves block inputs there, even if copies took no time."""
+    memory: also none whose forward phase moves block inputs there, even if copies took no time; in an inference none that has state
+    tensors on the host, whichever and wherever it wants, copies as modelled."""
 
     seconds: float
     gap: float
@@ -55,7 +60,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     A kept input may wait in host memory: `offload i` begins its copy there, `drop i` waits for that and frees the device's,
     `fetch i` makes room and begins the copy back, which `load i` waits for; `free i` gives up both. Copies go on beside the
-    steps that follow them."""
+    steps that follow them.
+
+    `hosted`: state tensors of an inference whose home is the host: the caller hands them over there, and finds the result in them."""
 
     schema: int = SCHEMA
     version: str
@@ -69,6 +76,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Bytes that stay for the whole run, by what they are."""
     choices: dict[str, tuple[Choice, ...]]
     schedule: tuple[str, ...]
+    hosted: tuple[str, ...] = ()
     digest: str = ""
     """Of all the rest: an edited plan no longer keeps its promise."""
 

@@ -27,26 +27,34 @@ def plan_rows(plan: "Plan") -> list[Row]:
         ("policy", plan.policy + (f" (solver {plan.solver})" if plan.policy == "auto" else "")),
         ("limit", format_bytes(p.memory)),
         ("promised peak", f"{format_bytes(plan.promised.peak_bytes)}, at {plan.promised.at}"),
-        ("promised time", f"{format_seconds(plan.promised.seconds)} ({plan.costs} costs)"),
+        ("promised time", f"{format_seconds(plan.promised.seconds)} ({plan.costs} costs{stated_error(plan)})"),
     ]
     if p.axial > 1:
         rows.append(("collectives", f"{format_seconds(plan.promised.exposed)} of the time, which nothing hides"))
         rows.append(("layouts", layouts(plan)))
     if plan.promised.host_bytes:
-        moved = sum(step.startswith("offload") for step in plan.schedule)
+        moved = f"{sum(step.startswith('offload') for step in plan.schedule)} block inputs"
         exposed = format_seconds(plan.promised.exposed) if plan.promised.exposed else "nothing"
-        rows.append(("on the host", f"{format_bytes(plan.promised.host_bytes)}: {moved} block inputs, {exposed} of their copies exposed"))
+        what = " and ".join(plan.hosted) or moved
+        rows.append(("on the host", f"{format_bytes(plan.promised.host_bytes)}: {what}, {exposed} of copies exposed"))
     if plan.bound:
         rows.append(
             (
                 "lower bound",
                 f"{format_seconds(plan.bound.seconds)}: at most {100 * plan.bound.gap:.2f} % from the best persistent nested schedule"
-                + (" if copies to the host took no time" if p.host_memory else ""),
+                + (" if copies to the host took no time" if p.host_memory and p.mode == "train" else ""),
             )
         )
     rows.append(("forward passes", f"{passes:.2f} a block, {len(plan.schedule)} steps"))
     rows += [("resident", f"{name}: {format_bytes(size)}") for name, size in plan.resident.items() if size]
     return rows
+
+
+def stated_error(plan: "Plan") -> str:
+    error = plan.promised.seconds_error
+    if plan.costs == "modelled":
+        return ""
+    return ", error unknown" if error is None else f", ± {100 * error:.1f} %" if error else " of just these options"
 
 
 def layouts(plan: "Plan") -> str:
@@ -72,17 +80,19 @@ def choice_rows(plan: "Plan") -> list[tuple[str, str, str]]:
     return out
 
 
-def short(c: "Choice") -> str:
-    """Rows a slice, r: recomputed, / rows of a piece, : kernel."""
-    kernel = "" if c.kernel == "reference" else f":{c.kernel}"
-    return f"{c.rows}{'r' if c.recompute else ''}{f'/{c.piece_rows}' if c.piece_rows else ''}{kernel}"
+def short(choice: "Choice") -> str:
+    """Rows a slice, r: recomputed, / rows of a piece, : kernel, < tensors on the host."""
+    kernel = "" if choice.kernel == "reference" else f":{choice.kernel}"
+    piece, away = f"/{choice.piece_rows}" if choice.piece_rows else "", "<" + "".join(choice.host.split()) if choice.host else ""
+    return f"{choice.rows}{'r' if choice.recompute else ''}{piece}{kernel}{away}"
 
 
 def plan_table(plan: "Plan") -> str:
     width = max(len(name) for name, _ in plan_rows(plan))
     lines = [f"{name:<{width}}  {text}" for name, text in plan_rows(plan)]
     pieces = ", / and rows of the pieces that go around" if any(c.piece_rows for chosen in plan.choices.values() for c in chosen) else ""
-    lines.append("choices: rows a slice of each sub-module, r where backward recomputes it" + pieces)
+    away = ", < of tensors on the host" if plan.hosted else ""
+    lines.append(f"choices: rows a slice of each sub-module, r where backward recomputes it{pieces}{away}")
     lines += [f"  {name}: {uses}: {text}" for name, uses, text in choice_rows(plan)]
     return "\n".join(lines)
 

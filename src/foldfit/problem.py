@@ -40,7 +40,8 @@ class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`memory`: the limit in bytes on what the run may allocate. `inputs`: "kept" leaves the caller's tensors as they are,
     "overwritten" lets an inference write the result into them. `launch`: kernel by kernel, or as a CUDA graph. `host_memory`:
-    bytes of pinned host memory that block inputs of a training step may wait in, 0 for none. `world`: ranks, a device each;
+    bytes of pinned host memory that block inputs of a training step may wait in, or state tensors of an inference may be at home in,
+    0 for none. `world`: ranks, a device each;
     `axial`: how many of them share one sample, the rest being replicas on samples of their own. Limits are a rank's.
 
     Raises BadInput for sizes below 1 or a mode without sense, NotSupported for host memory or ranks where nothing uses them yet.
@@ -80,8 +81,12 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise NotSupported("overwritten inputs over several ranks, which re-lay them: keep the inputs")
         if not isinstance(self.host_memory, int) or self.host_memory < 0:
             raise BadInput(f"host_memory: expected a whole number of bytes, 0 for none, got {self.host_memory!r}")
-        if self.host_memory and (self.mode == "infer" or self.launch == "graph"):
-            raise NotSupported("host memory is for training steps that are launched eagerly: leave --host-memory out")
+        if self.host_memory and self.launch == "graph":
+            raise NotSupported("host memory beside a CUDA graph: launch eagerly, or leave --host-memory out")
+        if self.host_memory and self.mode == "infer" and self.axial > 1:
+            raise NotSupported("an inference with host memory over several ranks: leave --host-memory out")
+        if self.host_memory and self.mode == "infer" and self.inputs == "kept":
+            raise NotSupported("an inference with host memory works on its inputs where they lie there: plan with --inputs overwritten")
         if self.mode == "infer" and self.optimizer != "none":
             raise BadInput(f"an inference has no optimizer: leave --optimizer {self.optimizer} out, or plan with --mode train")
         if self.mode == "infer" and self.dropout:

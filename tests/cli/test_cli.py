@@ -30,7 +30,7 @@ def call(capsys, *argv: str) -> tuple[int, str, str]:
 def test_plan_prints_a_table_or_one_object(capsys):
     code, out, _ = call(capsys, "plan", *BIG)
     assert code == 0 and "promised peak" in out and "lower bound" in out
-    code, out, _ = call(capsys, "plan", *BIG, "--json")
+    code, out, _ = call(capsys, "plan", *BIG, "--costs", "modelled", "--json")
     plan = json.loads(out)
     assert code == 0 and plan["promised"]["peak_bytes"] <= 2**34 and plan["bound"]["gap"] < 0.01 and plan["costs"] == "modelled"
     assert {"schema", "problem", "policy", "solver", "schedule"} <= set(plan)
@@ -65,8 +65,16 @@ def test_host_memory(capsys, tmp_path):
     assert code == 0 and "exposed" in out and "without host memory" in out
     code, out, _ = call(capsys, "compare", *flags, "--memory", need, "--json")
     assert json.loads(out)["policies"][-1]["host_bytes"] == Plan.load(path).promised.host_bytes > 0
-    code, _, error = call(capsys, "plan", *flags[:-4], "--host-memory", "1GiB")
-    assert code == 4 and "leave --host-memory out" in error
+    flags = [*TINY, "--host-memory", "1GiB"]
+    code, _, error = call(capsys, "plan", *flags)
+    assert code == 4 and "--inputs overwritten" in error
+    least = call(capsys, "plan", *flags, "--inputs", "overwritten", "--memory", "1KiB")
+    need = least[2].split("--memory ")[1].split()[0]
+    code, out, _ = call(capsys, "plan", *flags, "--inputs", "overwritten", "--memory", need, "-o", str(tmp_path / "hosted.json"))
+    assert code == 0 and "on the host" in out and "of copies exposed" in out
+    code, out, _ = call(capsys, "run", str(tmp_path / "hosted.json"), "-o", str(tmp_path / "hosted"))
+    assert code == 0 and "\nhost " in out and "\nexposed " in out
+    assert call(capsys, "report", str(tmp_path / "hosted"), "-o", str(tmp_path / "hosted.html"))[0] == 0
     code, _, error = call(capsys, "plan", *flags[:-1], "many")
     assert code == 2 and "many" in error
 

@@ -5,11 +5,16 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from foldfit.cost.database import Costs, Sample, find_costs, load_costs, name_of
+from foldfit.cost.database import Costs, find_costs, load_costs
 from foldfit.cost.devices import find_device
+from foldfit.cost.memory import Setting
+from foldfit.cost.sample import Sample, name_of, sub_channels, used_axes
+from foldfit.cost.seconds import sub_module_seconds
+from foldfit.cost.sizes import Shapes
 from foldfit.errors import BadInput, NotSupported
 from foldfit.planner.api import plan_problem
-from foldfit.planner.options import option_table, worth_measuring
+from foldfit.planner.options import option_table
+from foldfit.planner.worth import tasks
 from foldfit.problem import Problem, Stack
 
 PROBLEM = Problem(
@@ -21,13 +26,14 @@ CARD = find_device("RTX 4090")
 
 def costs_of(problem, factor=3.0, kernels=("reference", "triton"), device=CARD):
     """As a profile would find them on a card that is `factor` slower than the model says."""
-    table = option_table(problem, replace(device, costs="modelled"))
     samples = []
-    for stack, sub, option in worth_measuring(table):
-        if option.choice.kernel in kernels:
-            f, b = factor * option.seconds, factor * option.back_seconds
-            samples.append(Sample(name_of(sub.spec), option.choice.kernel, problem.precision, problem.launch, dict(stack.shapes.axes),
-                                  option.choice.rows, option.choice.share_rows, f, 1.1 * f, b - 0.1 * f))  # fmt: skip
+    for task in tasks([problem], device):
+        sub, choice, axes = task.sub, task.choice, used_axes(task.sub, task.shapes.axes)
+        if choice.kernel in kernels:
+            setting = Setting(Shapes(axes, sub_channels(sub)), problem.itemsize)
+            modelled = sub_module_seconds(sub, sub.kernels[choice.kernel]["cuda"], choice, setting, device, problem.precision)
+            seconds = [factor * x for x in modelled]
+            samples.append(Sample(name_of(sub), choice.kernel, problem.precision, axes, choice.rows, choice.share_rows, *seconds))
     return Costs(device=device.name, versions={"torch": "x"}, date="2026-11-23", samples=tuple(samples))
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from foldfit.ops import reference as ref
+from foldfit.ops import triton_folded_norm as folded
 from foldfit.ops import triton_gated_linear as tg
 from foldfit.ops import triton_triangle as tt
 
@@ -19,7 +20,9 @@ def inputs_of(r: int, n: int, c: int, u: int, has_b: bool, dtype: torch.dtype) -
         return (scale * torch.randn(*shape, generator=g)).to(DEVICE, dtype)
 
     return {
-        "a": rand(r, u, n), "b": rand(n, u, n), "x": rand(r, n, c), "scale": 1 + rand(u, scale=0.1), "offset": rand(u, scale=0.1),
+        "a": rand(r, u, n), "b": rand(n, u, n), "x": 0.5 + 2 * rand(r, n, c),
+        "norm_scale": 1 + rand(c, scale=0.1), "norm_offset": rand(c, scale=0.1),
+        "scale": 1 + rand(u, scale=0.1), "offset": rand(u, scale=0.1),
         "w": rand(u, c, scale=u**-0.5), "w_b": rand(c) if has_b else None, "gate_w": rand(c, c, scale=c**-0.5),
         "gate_b": rand(c) if has_b else None,
     }  # fmt: skip
@@ -43,7 +46,13 @@ def agree(ours, theirs, given, precision, shape):
         assert torch.equal(ours(*given.values()), got["out"])
 
 
-SIZES = [(1, 1, 8, 8), (3, 17, 24, 20), (2, 33, 16, 40), (2, 64, 32, 32), (5, 70, 128, 128)]
+@pytest.fixture(autouse=True)
+def several_parts(monkeypatch):
+    """Backward kernels of several programs, also over few tokens."""
+    monkeypatch.setattr(folded, "TOKENS_EACH", 40)
+
+
+SIZES = [(1, 1, 8, 8), (3, 17, 24, 20), (2, 33, 16, 40)]
 
 
 @pytest.mark.parametrize("precision", DTYPES)
@@ -63,7 +72,8 @@ def test_gated_linear(r, n, c, u, has_b, precision):
     x = inputs_of(r, n, c, u, has_b, DTYPES[precision])
     mask = (torch.arange(r * n, device=DEVICE).view(r, n) % 5 != 1).to(DTYPES[precision])
     gate_b = None if x["gate_b"] is None else x["scale"]
-    given = {"x": x["x"], "mask": mask, "w": x["w"].t().contiguous(), "gate_w": 0.5 * x["w"].t().contiguous(),
+    given = {"x": x["x"], "norm_scale": x["norm_scale"], "norm_offset": x["norm_offset"], "mask": mask,
+             "w": x["w"].t().contiguous(), "gate_w": 0.5 * x["w"].t().contiguous(),
              "b": None if gate_b is None else x["offset"], "gate_b": gate_b}  # fmt: skip
     agree(tg.gated_linear, ref.gated_linear, given, precision, (r, u, n))
 
@@ -72,7 +82,8 @@ def test_the_gradient_may_be_a_view():
     """As the batched product hands it over: token stride 1, channels and rows in any order."""
     x = inputs_of(3, 20, 16, 24, True, torch.float32)
     leaf = x["x"].clone().requires_grad_()
-    call = lambda: tg.gated_linear(leaf, torch.ones(3, 20, device=DEVICE), x["w"].t().contiguous(), x["w"].t().contiguous(), None, None)  # noqa: E731
+    w = x["w"].t().contiguous()
+    call = lambda: tg.gated_linear(leaf, x["norm_scale"], x["norm_offset"], torch.ones(3, 20, device=DEVICE), w, w, None, None)  # noqa: E731
     d = torch.randn(24, 3, 20, device=DEVICE)
     (plain,) = torch.autograd.grad(call(), leaf, d.transpose(0, 1).contiguous())
     (strided,) = torch.autograd.grad(call(), leaf, d.transpose(0, 1))
@@ -81,4 +92,4 @@ def test_the_gradient_may_be_a_view():
 
 def test_too_wide_is_refused():
     with pytest.raises(NotImplementedError, match="at most 256"):
-        tg.gated_linear(torch.randn(1, 4, 300), torch.ones(1, 4), torch.randn(300, 8), torch.randn(300, 8), None, None)
+        tg.gated_linear(torch.randn(1, 4, 300), torch.ones(300), torch.zeros(300), torch.ones(1, 4), *torch.randn(2, 300, 8), None, None)

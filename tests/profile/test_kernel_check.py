@@ -4,20 +4,24 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from foldfit.cli import main
-from foldfit.cost.trust import distrusted
+from foldfit.cost.trust import trust_of
 from foldfit.ops import KERNELS
 from foldfit.planner.options import option_table
 from foldfit.problem import Problem, Stack
+from foldfit.profile import kernel_check
+from foldfit.stacks import STACKS, stack_spec
+from tests import cueq
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    distrusted.cache_clear()
+    trust_of.cache_clear()
     yield tmp_path
-    distrusted.cache_clear()
+    trust_of.cache_clear()
 
 
 def kernels_planned() -> set[str]:
@@ -46,3 +50,36 @@ def test_a_wrong_kernel_is_never_planned(cache, capsys, monkeypatch):
     out = capsys.readouterr()
     assert "NOT TRUSTED" in out.out and "sdpa column_attention fp32" in out.err
     assert kernels_planned() == {"reference"}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_kernel_of_the_table_is_checked_in_every_precision(device, monkeypatch):
+    cueq.install()
+    seen = set()
+
+    def look(sub, cost, axes, channels, kernel, precision, device_type):
+        other = axes[sub.reads[0][0]][sub.reads[0][1] - 1]
+        assert other >= cost.shortest and other % cost.multiple == 0
+        seen.add((sub.kind, sub.writes[1], kernel, precision))
+
+    monkeypatch.setattr(kernel_check, "check", look)
+    for _ in kernel_check.verdicts(device, list(kernel_check.TOLERANCE)):
+        pass
+    table = {
+        (sub.kind, sub.writes[1], kernel, precision)
+        for name in STACKS
+        for sub in stack_spec(name).sub_modules
+        for kernel, on in sub.kernels.items()
+        if device in on and on[device].made_for(sub.widths)
+        for precision in on[device].precisions
+    }
+    assert seen == table
+
+
+def test_a_kernel_without_a_backward_is_checked_forward():
+    sub = next(s for s in stack_spec("evoformer", c_m=16, c_z=16, msa_heads=2, msa_dim=8).sub_modules if s.kind == "row_attention")
+    cost = sub.kernels["sdpa"]["cpu"]
+    assert not cost.update.record
+    torch.manual_seed(0)
+    verdict = kernel_check.check(sub, cost, {"m": (5, 7), "z": (7, 7)}, {"m": 16, "z": 16}, "sdpa", "fp32", "cpu")
+    assert verdict.trusted and 0 < verdict.output < 1e-5 and verdict.inputs == verdict.parameters == 0

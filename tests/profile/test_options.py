@@ -34,7 +34,8 @@ def test_profile_adds_what_is_missing_and_plans_stand_on_it(capsys, tmp_path, mo
     first = json.loads(capsys.readouterr().out)
     assert first["measured"] == first["samples"] > 20
     costs = load_costs(path)
-    assert all(s.forward > 0 and s.record > 0 and s.backward > 0 for s in costs.samples)
+    assert all(s.forward > 0 for s in costs.samples)
+    assert sum(s.backward > 0 for s in costs.samples if s.kernel == "reference") > len(costs.samples) / 3
     assert main(["profile", *FLAGS, "--costs", path, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["measured"] == 0
     assert load_costs(path).samples == costs.samples
@@ -56,6 +57,27 @@ def test_a_whole_run_corrects_the_sum(capsys, tmp_path, monkeypatch):
         assert main(["plan", *FLAGS, "--costs", path, "--json"]) == 0
         promised.append(json.loads(capsys.readouterr().out)["promised"]["seconds"])
     assert promised[0] == pytest.approx(costs.factor * promised[1], rel=0.05)
+
+
+def test_several_sizes_and_precisions_as_far_as_the_time_goes(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(options, "REPEATS", 2)
+    path = str(tmp_path / "costs.json")
+    many = ["profile", *FLAGS[:2], "--sizes", "6x8,5x9", "--precisions", "bf16,fp32", *FLAGS[6:], "--costs", path, "--json"]
+    assert main([*many, "--minutes", "0"]) == 0
+    none = json.loads(capsys.readouterr().out)
+    assert none["measured"] == 0 and none["left"] > 80
+    assert main(many) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["measured"] == none["left"] and found["left"] == 0 and "at other sizes" in found["errors"]
+    costs = load_costs(path)
+    assert {s.precision for s in costs.samples} == {"fp32", "bf16"} and {s.axes["z"] for s in costs.samples if "z" in s.axes} == {
+        (8, 8),
+        (9, 9),
+    }
+    assert len({s.identity for s in costs.samples}) == len(costs.samples)
+    capsys.readouterr()
+    assert main([*many[:-1], "--minutes", "1"]) == 0  # nothing is left
+    assert capsys.readouterr().out.startswith("0 options measured; ")
 
 
 def test_a_card_that_is_not_here(capsys, tmp_path):

@@ -15,7 +15,7 @@ from foldfit.planner.solvers import SOLVERS
 from foldfit.planner.table import Chain
 from foldfit.plans import Choice, Plan
 from foldfit.problem import Problem, Stack
-from foldfit.runtime import offload
+from foldfit.runtime import link
 from foldfit.runtime.check import check_plan
 from foldfit.runtime.job import job_of
 from foldfit.runtime.measure import measure
@@ -103,6 +103,7 @@ def test_promises_are_kept_on_the_device_and_on_the_host(trunk: str, part: float
     measured = measure(job.model, job.inputs, plan, repeat=1).check()
     assert 0.9 * plan.promised.peak_bytes <= measured.peak_bytes <= plan.promised.peak_bytes <= plan.problem.memory
     assert measured.host_bytes == plan.promised.host_bytes == measured.promised_host_bytes
+    assert (measured.exposed > 0) == any(step.startswith("offload") for step in plan.schedule)
 
 
 @pytest.mark.parametrize("options", [dict(precision="bf16", parameters="fp32", optimizer="adam"), dict(batch=2)], ids=str)
@@ -196,10 +197,10 @@ def test_steps_to_a_host_that_the_problem_has_not_are_refused() -> None:
 
 
 def test_a_host_without_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left(*args: object) -> None:
+    def none_left(*args: object, flags: int) -> None:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(offload.mmap, "mmap", none_left)
+    monkeypatch.setattr(link.mmap, "mmap", none_left)
     with pytest.raises(MissingEnvironment, match="give less --host-memory"):
         Host("digest").offload(1, {"z": torch.zeros(3)})
 

@@ -18,7 +18,7 @@ def check_kernels(args: argparse.Namespace) -> int:
 
     import torch
 
-    from foldfit.cost.trust import mark, save_distrusted
+    from foldfit.cost.trust import Trust, mark, save_trust
     from foldfit.profile.here import cuda_device
     from foldfit.profile.kernel_check import TOLERANCE, verdicts
 
@@ -31,7 +31,8 @@ def check_kernels(args: argparse.Namespace) -> int:
             errors = f"{v.output:.1e} {v.inputs:.1e} {v.parameters:.1e}"
             print(f"{v.kernel:10} {v.sub.name:36} {v.precision:5} {errors}  {'trusted' if v.trusted else 'NOT TRUSTED'}", flush=True)
     failed = [mark(v.kernel, v.sub, v.precision) for v in found if not v.trusted]
-    save_distrusted(name, failed)
+    passed = [mark(v.kernel, v.sub, v.precision) for v in found if v.trusted and v.optional]
+    save_trust(name, Trust(frozenset(failed), frozenset(passed)))
     if args.json:
         rows = [{"kernel": v.kernel, "sub_module": v.sub.name, "precision": v.precision, "output": v.output, "inputs": v.inputs,
                  "parameters": v.parameters, "trusted": v.trusted} for v in found]  # fmt: skip

@@ -27,12 +27,12 @@ def planned_peaks(plan: Plan, steps: list[dict[str, Any]]) -> tuple[list[Peak], 
     """What the planner expected of each sub-module, beside the measured steps, and of copies to the host: by the costs that the
     plan stands on where they are still there."""
     device = find_device(plan.problem.device)
-    stays = resident_bytes(plan.problem, CUDA_ALIGN if plan.problem.device_type == "cuda" else 1)
+    stays = resident_bytes(plan.problem, CUDA_ALIGN if plan.problem.device_type == "cuda" else 1, plan.hosted)
     found: list[tuple[list[Peak], list[Transfer]]] = []
     for costs in ("", "modelled"):
         table = option_table(plan.problem, replace(device, costs=costs))
         writes = {stack.spec.name: [sub.spec.writes[0] for sub in stack.sub_modules] for stack in table.stacks}
-        timeline, parts = breakdown(chain_of(table), plan.choices, plan.schedule, writes, *stays)
+        timeline, parts = breakdown(chain_of(table, plan.hosted), plan.choices, plan.schedule, writes, *stays)
         peaks = join(timeline.moments, steps, parts, waits(table, plan.choices, plan.schedule))
         copies = [Transfer(TO_HOST if c.leaves else FROM_HOST, c.step, c.begin, c.end - c.begin) for c in timeline.copies]
         if isclose(timeline.seconds + last_sum(table), plan.promised.seconds, rel_tol=1e-6):

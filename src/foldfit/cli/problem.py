@@ -7,6 +7,7 @@ from typing import Literal
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import BadInput
 from foldfit.problem import Problem, Stack
+from foldfit.stacks.kernels import PROVIDERS
 from foldfit.units import parse_host_memory, parse_memory
 
 
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> Non
     add("--device", default="cpu", help="a name (see `foldfit devices`), cpu, or cuda for the card in this machine (default cpu)")
     add("--launch", choices=("eager", "graph"), default="eager", help="kernel by kernel, or as a CUDA graph (default eager)")
     add("--costs", default="", metavar="FILE", help="measured costs (default: this machine's own, or the shipped ones), or modelled")
-    add("--host-memory", default="0", metavar="SIZE", help="pinned host memory for block inputs of a training step (default 0)")
+    add("--providers", default="", metavar="NAMES", help="kernels of optional packages that the machine has: cueq (default: those checked)")
+    add("--host-memory", default="0", metavar="SIZE", help="pinned: for inputs of a step's blocks, for an inference's pair (default 0)")
     add("--inputs", choices=("kept", "overwritten"), default="kept", help="an inference may overwrite them: a copy less (default kept)")
     add("--memory", default="auto", help="the limit of each device: 16GiB, 16GB, 80%%, or auto for all that it has (default auto)")
 
@@ -63,6 +65,15 @@ def widths_of(given: list[str]) -> dict[str, int]:
     return out
 
 
+def providers_of(text: str) -> tuple[str, ...]:
+    """Raises BadInput."""
+    names = tuple(name for name in text.split(",") if name)
+    for name in names:
+        if name not in PROVIDERS:
+            raise BadInput(f"--providers {text}: expected {', '.join(PROVIDERS)}")
+    return names
+
+
 def device_of(name: str) -> tuple[Device, Literal["cpu", "cuda"]]:
     """The device and its type. `cuda` asks torch which card this machine has."""
     if name == "cuda":
@@ -88,7 +99,7 @@ def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Prob
     if len(gpus) > 1:
         raise BadInput(f"--gpus {args.gpus}: expected one number")
     device, kind = device_of(args.device)
-    device = replace(device, costs=args.costs)
+    device = replace(device, costs=args.costs, providers=providers_of(args.providers))
     names = args.stack.split(",")
     for name in names:
         if name not in STACKS:

@@ -21,3 +21,19 @@ def steps(plan: Plan, text: str, shown: bool = True) -> Iterator[Callable[[str, 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(text, total=total)
         yield lambda step, sub_module: progress.update(task, advance=1, description=f"{text}: {step} {sub_module}")
+
+
+@contextlib.contextmanager
+def counted(total: int, text: str) -> Iterator[Callable[[str], None]]:
+    """A bar over so many things, each named as it begins."""
+    if not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(
+        *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda name: progress.update(task, advance=1, description=f"{text}: {name}")

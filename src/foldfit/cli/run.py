@@ -105,7 +105,7 @@ def table(measured) -> str:
     ]
     if m.promised_host_bytes:
         rows.append(("host", format_bytes, m.promised_host_bytes, m.host_bytes))
-    if m.exposed:
+    if m.exposed or m.promised_host_bytes:
         rows.append(("exposed", format_seconds, m.promised_exposed, m.exposed))
     for name, text, promised, got in rows:
         lines.append(f"{name:10}{text(promised):>14}{text(got):>14}{got / promised if promised else 0:>8.3f}")

@@ -33,7 +33,8 @@ GRAPH_CALL = 3e-6
 class Device:
     """`memory`: bytes that the card has; `reserved`: bytes of it that no plan can use. `link`: to other devices of the host,
     0 where they share the host link; `host_link`: to pinned host memory; `network`: to other hosts, a device (400 Gbit/s, as DGX
-    and HGX systems have), with `per_host` devices each. `collective_seconds`: latency of a collective within a host."""
+    and HGX systems have), with `per_host` devices each. `collective_seconds`: latency of a collective within a host.
+    `launch_seconds`: of the host, a kernel; `gap_seconds`: of the device, from one kernel in line to the next."""
 
     name: str
     memory: int
@@ -46,10 +47,13 @@ class Device:
     per_host: int = 8
     collective_seconds: float = COLLECTIVE
     launch_seconds: float = EAGER_CALL
+    gap_seconds: float = GRAPH_CALL
     reserved: int = CONTEXT
     aliases: tuple[str, ...] = field(default=())
     without: tuple[str, ...] = ()
     """Kernels that cannot run on it."""
+    providers: tuple[str, ...] = ()
+    """Kernels of optional packages that its machine is said to have; those that were checked there need no word (cost/trust.py)."""
     costs: str = ""
     """A file of measured costs; "": this machine's own or the shipped one, where there is one; "modelled": none."""
 
@@ -80,7 +84,8 @@ def cpu() -> Device:
     n = cores()
     return Device(
         "cpu", memory, 16e9 * n, {"fp32": 90e9 * n, "tf32": 90e9 * n, "bf16": 60e9 * n, "fp16": 15e9 * n},
-        "an assumption: 90 GFLOP/s and 16 GB/s a core; memory is what is free now", host_link=10e9, launch_seconds=CPU_CALL, reserved=0,
+        "an assumption: 90 GFLOP/s and 16 GB/s a core; memory is what is free now", host_link=10e9, launch_seconds=CPU_CALL,
+        gap_seconds=CPU_CALL, reserved=0,
         collective_seconds=CPU_COLLECTIVE,
     )  # fmt: skip
 

@@ -5,11 +5,15 @@ the new version of the tensor that a recorded run writes is counted by the block
 """
 
 from dataclasses import dataclass
+from math import prod
 
 from foldfit.cost.expression import nbytes
 from foldfit.cost.sizes import Shapes, sizes_of
 from foldfit.plans import Choice
 from foldfit.stacks.spec import Axis, Kernel, Phase, SubModuleSpec
+
+READ, WRITTEN = 2, 3
+"""Buffers of a tensor on the host (runtime/windows.py): one worked on, one filled, and of one that is written one emptied."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,16 @@ class Slices:
     @property
     def sliced(self) -> bool:
         return self.count + (self.rest > 0) > 1
+
+    def windows(self, away: list[str], written: Axis | None = None) -> int:
+        """Of the buffers on the device that rows of tensors on the host come and go through."""
+        s, total = self.setting, 0
+        for name, axis in dict.fromkeys((*self.axes, *((written,) if written else ()))):
+            if name in away:
+                one = self.rows * prod(s.shapes.axes[name]) // s.shapes.axes[name][axis] * s.shapes.channels[name] * s.itemsize
+                turns = WRITTEN if (name, axis) == written else READ
+                total += min(turns, self.count + (self.rest > 0)) * (-(-one // s.align) * s.align)
+        return total
 
     def forward(self) -> int:
         return max(self.most(self.phase.forward, r) + self.copies(r) for r in (self.rows, self.rest))
@@ -129,6 +143,19 @@ def sub_module_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, settin
     back_update = shared + share_saved + max(update.backward(shared_grads, kept=True), shared_grads + dense)
     back = max(back_update, (shared_grads + share.backward(0, kept=True)) if share else 0)
     return Bytes(drop + cast + before + record, cast + before + one, drop + cast + before + back, drop + forward)
+
+
+def away_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Setting) -> tuple[int, int]:
+    """Peaks of what is shared and of the update, of a run that is not recorded, on one rank and without dropout, with state tensors on
+    the host."""
+    away = choice.host.split()
+    update = Slices(spec, kernel.update, spec.reads, choice.rows, setting)
+    shared, sharing = sum(shared_bytes(spec, setting)), 0
+    if spec.shares and kernel.share:
+        share = Slices(spec, kernel.share, (spec.shares,), choice.share_rows, setting)
+        sharing = share.forward() + (shared if share.sliced else 0) + share.windows(away)
+    cast = parameter_bytes(spec, setting.itemsize, setting.align) if setting.cast else 0
+    return cast + sharing, cast + shared + update.forward() + update.windows(away, spec.writes)
 
 
 def shared_bytes(spec: SubModuleSpec, setting: Setting) -> list[int]:

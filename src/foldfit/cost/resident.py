@@ -1,5 +1,7 @@
 """Bytes that stay for a whole run: parameters, inputs, gradients, optimizer state, workspaces."""
 
+from collections.abc import Collection
+
 from foldfit.cost.memory import parameter_bytes, parameter_tensors
 from foldfit.cost.sizes import shapes_of
 from foldfit.problem import ITEMSIZE, OPTIMIZER_STATE, Problem
@@ -27,9 +29,9 @@ def workspace_bytes(problem: Problem) -> int:
     return 2 * CUBLAS_WORKSPACE.get(problem.device, CUBLAS_WORKSPACE_BEFORE) + LIBRARY_BUFFERS
 
 
-def resident_bytes(problem: Problem, align: int) -> tuple[dict[str, int], dict[str, int]]:
+def resident_bytes(problem: Problem, align: int, hosted: Collection[str] = ()) -> tuple[dict[str, int], dict[str, int]]:
     """By name: what stays during the whole run, and what joins it when backward starts. Ranks that share a sample have their rows
-    of inputs and outputs, and the whole masks."""
+    of inputs and outputs, and the whole masks. `hosted`: inputs that are on the host."""
     inputs: dict[str, int] = {}
     masks: dict[str, int] = {}
     outputs: dict[str, int] = {}
@@ -43,7 +45,7 @@ def resident_bytes(problem: Problem, align: int) -> tuple[dict[str, int], dict[s
         steps += stack.blocks * sum(parameter_tensors(sub) for sub in spec.sub_modules) * STEP_COUNTER
     resident = {
         "parameters": parameters,
-        "inputs": sum(inputs.values()),
+        "inputs": sum(size for name, size in inputs.items() if name not in hosted),
         "masks": sum(masks.values()),
         "optimizer state": OPTIMIZER_STATE[problem.optimizer] * parameters + (steps if problem.optimizer == "adam" else 0),
         "workspace": workspace_bytes(problem),

@@ -10,6 +10,8 @@ from foldfit.stacks.spec import Axis
 
 SDPA_PADDING = 8
 """Channels that ops/sdpa.py adds to a head for the key mask."""
+PIECE = 262144
+"""Elements that ops/triton_transition_backward.py takes at a time, at most."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ def sizes_of(spec: SubModuleSpec, axis: Axis, shapes: Shapes, rows: int) -> Size
     where the ranks share the other axis: v = 1."""
     (tensor, a), lengths = axis, shapes.axes[axis[0]]
     n = shapes.own(tensor, 1 - a) if len(lengths) == 2 else 1
-    whole = lengths[a]
+    whole, r = lengths[a], min(rows, shapes.own(tensor, a))
     return {
-        "R": whole, "r": min(rows, shapes.own(tensor, a)), "n": n, "k": n if len(lengths) == 2 else whole, "t": a,
+        "R": whole, "r": r, "q": -(-r * n // max(1, -(-r * n // PIECE))), "n": n, "k": n if len(lengths) == 2 else whole, "t": a,
         "v": int(shapes.ranks > 1 and a == 0 and shapes.layout.get(tensor, 0) == 1),
         "x": spec.widths.get("d", 0) + SDPA_PADDING, **spec.widths,
     }  # fmt: skip

@@ -1,4 +1,8 @@
-"""Kernels that failed their check on a device (`foldfit doctor --kernels`): they are never planned for it."""
+"""Which kernels a device may be planned for: what `foldfit doctor --kernels` found on it.
+
+A kernel that failed its check is never planned. One of an optional package is planned only where it passed, or where it is asked
+for (`--providers`): a plan is often made on a machine that cannot know what the other one has.
+"""
 
 from functools import lru_cache
 from pathlib import Path
@@ -6,13 +10,21 @@ from pathlib import Path
 import msgspec
 
 from foldfit.cost.database import user_file
+from foldfit.cost.devices import Device
 from foldfit.errors import BadInput
 from foldfit.plans import write_text
-from foldfit.stacks.spec import SubModuleSpec
+from foldfit.stacks.spec import Kernel, SubModuleSpec
+
+
+class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Marks of the kernels that failed, and of optional ones that passed."""
+
+    failed: frozenset[str] = frozenset()
+    passed: frozenset[str] = frozenset()
 
 
 def trust_file(device: str) -> Path:
-    return user_file(device).with_suffix(".distrusted.json")
+    return user_file(device).with_suffix(".kernels.json")
 
 
 def mark(kernel: str, sub: SubModuleSpec, precision: str) -> str:
@@ -20,17 +32,23 @@ def mark(kernel: str, sub: SubModuleSpec, precision: str) -> str:
 
 
 @lru_cache
-def distrusted(device: str) -> frozenset[str]:
-    """Marks of the kernels that failed. Raises BadInput for a file that is no list of them."""
+def trust_of(device: str) -> Trust:
+    """Raises BadInput for a file that is none."""
     path = trust_file(device)
     if not path.is_file():
-        return frozenset()
+        return Trust()
     try:
-        return frozenset(msgspec.json.decode(path.read_bytes(), type=list[str]))
+        return msgspec.json.decode(path.read_bytes(), type=Trust)
     except (msgspec.DecodeError, msgspec.ValidationError, OSError) as error:
         raise BadInput(f"{path} is no list of kernels: {error}; run foldfit doctor --kernels again") from None
 
 
-def save_distrusted(device: str, marks: list[str]) -> None:
-    write_text(trust_file(device), msgspec.json.encode(marks).decode() + "\n")
-    distrusted.cache_clear()
+def save_trust(device: str, trust: Trust) -> None:
+    write_text(trust_file(device), msgspec.json.encode(trust, order="sorted").decode() + "\n")
+    trust_of.cache_clear()
+
+
+def trusted(name: str, kernel: Kernel, sub: SubModuleSpec, precision: str, device: Device) -> bool:
+    """Whether a sub-module may be planned by this kernel."""
+    found, own = trust_of(device.name), mark(name, sub, precision)
+    return own not in found.failed and (not kernel.package or name in device.providers or own in found.passed)

@@ -1,6 +1,5 @@
 """Gated self-attention along the other axis, with or without a bias from the pair; shapes: r rows, n other axis, h heads, d head dim."""
 
-import torch
 from torch import Tensor
 
 from foldfit.model.submodule import SubModule
@@ -41,14 +40,10 @@ class GlobalAttention(SubModule):
 
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n] -> [r, n, c]."""
-        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
-        weights = mask.float() / (mask.sum(1, keepdim=True, dtype=torch.float32) + 1e-10)
-        mean = torch.bmm(weights.to(y.dtype)[:, None], y)[:, 0]  # [r, c]
-        o = ops.global_attention(
-            ops.linear(mean, self.query_w, None), ops.linear(y, self.key_w, None), ops.linear(y, self.value_w, None), mask
-        )
-        gate = ops.gate(y, self.gating_w, self.gating_b)  # [r, n, h, d]
-        return ops.linear(ops.gate_query(gate, o), self.output_w.flatten(0, 1), self.output_b)
+        return ops.global_attention(
+            x[0], self.norm_scale, self.norm_offset, self.query_w, self.key_w, self.value_w, self.gating_w, self.gating_b,
+            self.output_w, self.output_b, mask,
+        )  # fmt: skip
 
 
 class SingleAttention(SubModule):

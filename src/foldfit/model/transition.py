@@ -11,8 +11,7 @@ class Transition(SubModule):
 
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],) -> [r, n, c]."""
-        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
-        return ops.relu_mlp(y, self.up_w, self.up_b, self.down_w, self.down_b)
+        return ops.relu_mlp(x[0], self.norm_scale, self.norm_offset, self.up_w, self.up_b, self.down_w, self.down_b)
 
 
 class SwiGLUTransition(SubModule):
@@ -20,5 +19,4 @@ class SwiGLUTransition(SubModule):
 
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],) or ([r, c],) -> the same shape."""
-        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
-        return ops.swiglu(y, self.gate_w, self.up_w, self.down_w)
+        return ops.swiglu(x[0], self.norm_scale, self.norm_offset, self.gate_w, self.up_w, self.down_w)

@@ -11,27 +11,31 @@ class TriangleMultiplication(SubModule):
 
     def share(self, x: Tensor, mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
         """x [r, n, c], mask [r, n] -> the right projection ([r, u, n],)."""
-        y = ops.layer_norm(x, self.norm_scale, self.norm_offset)
-        return (ops.gated_linear(y, mask, self.right_w, self.right_gate_w, self.right_b, self.right_gate_b),)
+        right = ops.gated_linear(
+            x, self.norm_scale, self.norm_offset, mask, self.right_w, self.right_gate_w, self.right_b, self.right_gate_b
+        )
+        return (right,)
 
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n], shared ([R, u, n],) -> [r, n, c]."""
-        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
         return ops.triangle_update(
-            ops.gated_linear(y, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b), shared[0], y,
-            self.center_scale, self.center_offset, self.output_w, self.output_b, self.gating_w, self.gating_b,
+            ops.gated_linear(
+                x[0], self.norm_scale, self.norm_offset, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b
+            ),
+            shared[0], x[0], self.norm_scale, self.norm_offset, self.center_scale, self.center_offset,
+            self.output_w, self.output_b, self.gating_w, self.gating_b,
         )  # fmt: skip
 
     def prepare(self, x: tuple[Tensor, ...], mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
         """x ([r, n, c],), mask [r, n] -> the left projection ([r, u, n],)."""
-        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
-        return (ops.gated_linear(y, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b),)
+        left = ops.gated_linear(x[0], self.norm_scale, self.norm_offset, mask, self.left_w, self.left_gate_w, self.left_b, self.left_gate_b)
+        return (left,)
 
     def finish(self, x: tuple[Tensor, ...], prepared: tuple[Tensor, ...], shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, R, c],), the left projection ([r, u, n],), shared ([R, u, n],) -> [r, R, c]."""
         return ops.triangle_update(
-            prepared[0], shared[0], ops.layer_norm(x[0], self.norm_scale, self.norm_offset),
-            self.center_scale, self.center_offset, self.output_w, self.output_b, self.gating_w, self.gating_b,
+            prepared[0], shared[0], x[0], self.norm_scale, self.norm_offset, self.center_scale, self.center_offset,
+            self.output_w, self.output_b, self.gating_w, self.gating_b,
         )  # fmt: skip
 
 
@@ -43,23 +47,20 @@ class OuterProductMean(SubModule):
 
     def share(self, x: Tensor, mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
         """x [r, n, c], mask [r, n] -> the right projection and its mask ([r, p, n], [r, n])."""
-        y = ops.layer_norm(x, self.norm_scale, self.norm_offset)
-        return ops.masked_linear(y, mask, self.right_w, self.right_b), mask
+        return ops.masked_linear(x, self.norm_scale, self.norm_offset, mask, self.right_w, self.right_b), mask
 
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n], shared ([R, p, n], [R, n]) -> [r, R, z]."""
         right, right_mask = shared
         n = x[0].shape[1]
-        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
-        left = ops.masked_linear(y, mask / n, self.left_w, self.left_b)
-        del y
+        left = ops.masked_linear(x[0], self.norm_scale, self.norm_offset, mask / n, self.left_w, self.left_b)
         pairs = mask.float() @ right_mask.float().t()  # [r, R]: sequences that have both residues
         return ops.outer_product(left, right, self.output_w, self.output_b / n, (n / (1e-3 + pairs)).to(left.dtype))
 
     def prepare(self, x: tuple[Tensor, ...], mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
         """x ([r, n, c],), mask [r, n] -> the left projection and its mask ([r, o, n], [r, n])."""
-        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
-        return ops.masked_linear(y, mask / x[0].shape[1], self.left_w, self.left_b), mask
+        n = x[0].shape[1]
+        return ops.masked_linear(x[0], self.norm_scale, self.norm_offset, mask / n, self.left_w, self.left_b), mask
 
     def finish(self, x: tuple[Tensor, ...], prepared: tuple[Tensor, ...], shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """The left projection and its mask, shared ([R, p, n], [R, n]) -> [r, R, z]."""

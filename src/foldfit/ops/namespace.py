@@ -23,22 +23,25 @@ class Ops:
     attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor], Tensor]
     """(x [r, n, c], query_w, key_w, value_w, gate_w [c, h, d], gate_b [h, d], bias [n, h, k] or None, mask [r, k]) ->
     sigmoid(gate) * attention, [r, n, h, d]"""
-    global_attention: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    """(q [r, h, d], k, v [r, n, d], mask [r, n]) -> [r, h, d]"""
-    gate_query: Callable[[Tensor, Tensor], Tensor]
-    """(gate [r, n, h, d], o [r, h, d]) -> gate * o, [r, n, h * d]"""
+    global_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(x [r, n, c], the norm's scale, offset [c], query_w [c, h, d], key_w, value_w [c, d], gating_w [c, h, d], gating_b [h, d],
+    output_w [h, d, c], output_b [c], mask [r, n]) -> the whole update, [r, n, c]"""
     single_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     """(q [r, h, d], k, v [k, h, d], bias [r, k, h], mask [k]) -> [r, h, d]"""
-    gated_linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
-    """(x [r, n, c], mask [r, n], w, gate_w [c, u], b, gate_b [u] or None) -> mask * (x w + b) * sigmoid(x gate_w + gate_b), as [r, u, n]"""
-    triangle_update: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None], Tensor]
-    """(a [r, u, n], b [R, u, n], x [r, R, c], scale, offset [u], w [u, c], b [c] or None, gate_w [c, c], gate_b [c] or None) ->
-    (norm(sum over n of a b) w + b) * sigmoid(x gate_w + gate_b), [r, R, c]"""
-    masked_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-    """(x [r, n, c], mask [r, n], w [c, p], b [p]) -> mask * (x w + b), as [r, p, n]"""
+    gated_linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+    """(x [r, n, c], norm_scale, norm_offset [c], mask [r, n], w, gate_w [c, u], b, gate_b [u] or None) -> with y = norm(x):
+    mask * (y w + b) * sigmoid(y gate_w + gate_b), as [r, u, n], whatever its strides"""
+    triangle_update: Callable[
+        [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None], Tensor
+    ]
+    """(a [r, u, n], b [R, u, n], x [r, R, c], norm_scale, norm_offset [c], center_scale, center_offset [u], w [u, c], w_b [c] or None,
+    gate_w [c, c], gate_b [c] or None) -> (center(sum over n of a b) w + w_b) * sigmoid(norm(x) gate_w + gate_b), [r, R, c]"""
+    masked_linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(x [r, n, c], its norm's scale, offset [c], mask [r, n], w [c, p], b [p]) -> mask * (norm(x) w + b), as [r, p, n]"""
     outer_product: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     """(a [r, o, n], b [R, p, n], w [o, p, z], w_b [z], scale [r, R]) -> scale * (sum over n, o, p of a b w, plus w_b), as [r, R, z]"""
-    relu_mlp: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-    """(x [..., c], w1 [c, u], b1 [u], w2 [u, c], b2 [c]) -> relu(x w1 + b1) w2 + b2"""
-    swiglu: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    """(x [..., c], gate_w, up_w [c, u], down_w [u, c]) -> (swish(x gate_w) * (x up_w)) down_w"""
+    relu_mlp: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(x [..., c], the norm's scale, offset [c], up_w [c, u], up_b [u], down_w [u, c], down_b [c]) ->
+    relu(norm(x) up_w + up_b) down_w + down_b"""
+    swiglu: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(x [..., c], the norm's scale, offset [c], gate_w, up_w [c, u], down_w [u, c]) -> (swish(norm(x) gate_w) * (norm(x) up_w)) down_w"""

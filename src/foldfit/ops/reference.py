@@ -62,15 +62,24 @@ def attention(
     return gate.sigmoid() * o.view(r, h, n, d).transpose(1, 2)
 
 
-def global_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """AF2 Suppl. Alg. 19, lines 5-6: one query per row and head, one key head."""
+def global_attention(
+    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor,
+    gating_b: Tensor, output_w: Tensor, output_b: Tensor, mask: Tensor,
+) -> Tensor:  # fmt: skip
+    """AF2 Suppl. Alg. 19: one query per row and head, the mean's; one key head."""
+    y = layer_norm(x, norm_scale, norm_offset)
+    weights = mask.float() / (mask.sum(1, keepdim=True, dtype=torch.float32) + 1e-10)
+    mean = torch.bmm(weights.to(y.dtype)[:, None], y)[:, 0]  # [r, c]
+    o = one_query_attention(linear(mean, query_w, None), linear(y, key_w, None), linear(y, value_w, None), mask)
+    gates = gate(y, gating_w, gating_b)  # [r, n, h, d]
+    return linear(GateQuery.apply(gates.flatten(2), o.flatten(1)), output_w.flatten(0, 1), output_b)
+
+
+def one_query_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """q [r, h, d], k, v [r, n, d], mask [r, n] -> [r, h, d]."""
     logits = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2))
     logits += ((1 - mask) * masked_logit(q.dtype)).to(q.dtype)[:, None, :]
     return torch.bmm(Softmax.apply(logits), v)
-
-
-def gate_query(gate: Tensor, o: Tensor) -> Tensor:
-    return GateQuery.apply(gate.flatten(2), o.flatten(1))  # type: ignore[no-any-return]
 
 
 def single_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
@@ -81,23 +90,29 @@ def single_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor
     return torch.bmm(Softmax.apply(logits), v.transpose(0, 1)).transpose(0, 1)
 
 
-def gated_linear(x: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None) -> Tensor:
+def gated_linear(
+    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None
+) -> Tensor:
+    x = layer_norm(x, norm_scale, norm_offset)
     y = flat_linear(x, w, b) * flat_linear(x, gate_w, gate_b).sigmoid_()
     y *= mask.reshape(-1, 1)
     return y.view(*x.shape[:-1], y.shape[-1]).transpose(1, 2).contiguous()
 
 
 def triangle_update(
-    a: Tensor, b: Tensor, x: Tensor, scale: Tensor, offset: Tensor, w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None
-) -> Tensor:
+    a: Tensor, b: Tensor, x: Tensor, norm_scale: Tensor, norm_offset: Tensor, center_scale: Tensor, center_offset: Tensor,
+    w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None,
+) -> Tensor:  # fmt: skip
     """AF2 Suppl. Alg. 11, lines 3-4, one matrix product per channel."""
     o = Triangle.apply(a, b)
     del a
-    o = layer_norm(o, scale, offset)
-    return linear(o, w, w_b) * gate(x, gate_w, gate_b)
+    o = layer_norm(o, center_scale, center_offset)
+    return linear(o, w, w_b) * gate(layer_norm(x, norm_scale, norm_offset), gate_w, gate_b)
 
 
-def masked_linear(x: Tensor, mask: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+def masked_linear(x: Tensor, scale: Tensor, offset: Tensor, mask: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """AF2 Suppl. Alg. 10, lines 1-2."""
+    x = layer_norm(x, scale, offset)
     y = flat_linear(x, w, b)
     y *= mask.reshape(-1, 1)
     return y.view(*x.shape[:-1], y.shape[-1]).transpose(1, 2).contiguous()
@@ -114,13 +129,15 @@ def outer_product(a: Tensor, b: Tensor, w: Tensor, w_b: Tensor, scale: Tensor) -
     return y.view(r, rows, -1)
 
 
-def relu_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    hidden = flat_linear(x, w1, b1).relu_()
-    return flat_linear(hidden, w2, b2).view_as(x)
+def relu_mlp(x: Tensor, norm_scale: Tensor, norm_offset: Tensor, up_w: Tensor, up_b: Tensor, down_w: Tensor, down_b: Tensor) -> Tensor:
+    y = layer_norm(x, norm_scale, norm_offset)
+    hidden = flat_linear(y, up_w, up_b).relu_()
+    return flat_linear(hidden, down_w, down_b).view_as(x)
 
 
-def swiglu(x: Tensor, gate_w: Tensor, up_w: Tensor, down_w: Tensor) -> Tensor:
-    hidden = F.silu(flat_linear(x, gate_w, None)) * flat_linear(x, up_w, None)
+def swiglu(x: Tensor, norm_scale: Tensor, norm_offset: Tensor, gate_w: Tensor, up_w: Tensor, down_w: Tensor) -> Tensor:
+    y = layer_norm(x, norm_scale, norm_offset)
+    hidden = F.silu(flat_linear(y, gate_w, None)) * flat_linear(y, up_w, None)
     return flat_linear(hidden, down_w, None).view_as(x)
 
 
@@ -131,7 +148,6 @@ REFERENCE = Ops(
     gate=gate,
     attention=attention,
     global_attention=global_attention,
-    gate_query=gate_query,
     single_attention=single_attention,
     gated_linear=gated_linear,
     triangle_update=triangle_update,

@@ -2,7 +2,7 @@
 
 Soft-max in tiles after Rabe & Staats (2021) and FlashAttention (Dao et al., 2022); the mathematics is AF2 Suppl. Alg. 7,
 lines 5-6 (Alg. 8 without the bias). Statistics and accumulators are fp32 whatever the storage. The backward is
-triton_attention_backward.py.
+triton_attention_backward.py; hopper_attention.py has a forward of its own for long rows in bf16 on NVIDIA Hopper.
 
 Shapes: r rows, n queries and keys, h heads, d head dim. In kernels: Q, K queries and keys of a tile, D the head dim
 padded for a matrix product. Strides are named for their tensor and axis: q_r, q_n, Q_H.
@@ -299,6 +299,11 @@ def aligned(bias: Tensor) -> Tensor:
     return out.copy_(bias)
 
 
+def on_hopper(q: Tensor) -> bool:
+    """Whether this is compute capability 9, for which hopper_attention.py has a kernel; its `fits` says for which tensors."""
+    return q.is_cuda and torch.cuda.get_device_capability(q.device)[0] == 9
+
+
 def leading_keys(mask: Tensor | None) -> Tensor | None:
     """mask [r, n] -> int32 [r]; see the kernel."""
     if mask is None:
@@ -326,8 +331,13 @@ def attention_forward(
     Returns o [r, n, h, d] and, to keep for the backward, the base-2 log-sum-exp [r, h, n] in fp32.
     """
     r, n, h, d = q.shape
-    tile = tile or forward_tile(n, d, q.dtype)
     lead = leading_keys(mask) if lead is None else lead
+    if tile is None and on_hopper(q):
+        from foldfit.ops import hopper_attention
+
+        if hopper_attention.fits(q, k, v):
+            return hopper_attention.attention_forward(q, k, v, gate, bias, mask, lead, keep)
+    tile = tile or forward_tile(n, d, q.dtype)
     o = torch.empty(r, n, h, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(r, h, n, dtype=torch.float32, device=q.device) if keep else None
     bias = None if bias is None else aligned(bias)

@@ -2,7 +2,9 @@
 
 Four kernels, no atomics, so that runs repeat to the bit: `prepare` (per element), one that owns keys (dk, dv), one that
 owns logits over all rows (dbias) and one that owns queries (dq). A logit costs 18 d FLOPs and three exponentials. Fusing
-two of the three would need sums across programs: atomics, or partial sums of the size of dq for every tile.
+two of the three would need sums across programs: atomics, or partial sums of the size of dq for every tile. One program for
+all of a row and head, which sums dq in shared memory, does with 10 d FLOPs and one exponential what dkv and dq need 14 d and two
+for, and took as long (Gluon, an NVIDIA H100, 512 rows of 384 tokens, 8 heads: 1.04 ms and 1.03 ms): it leaves too few warps.
 
 With u the attention before the gate and o = sigmoid(gate) u, only o is kept (the projection that follows keeps it too):
 du = sigmoid(gate) do, dgate = do o (1 - sigmoid(gate)), and the soft-max's row sum delta = sum_d du u = sum_d do o.

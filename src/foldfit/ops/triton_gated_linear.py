@@ -1,7 +1,8 @@
-"""The gated projections of triangle multiplication in one pass: two products, the sigmoid, the mask and the change of layout.
+"""The gated projections of triangle multiplication in one pass: layer norm, two products, the sigmoid, the mask and the layout.
 
-AF2 Suppl. Alg. 11, line 2. The backward recomputes both products, so that only the normalised input is kept.
-Shapes: r rows, n tokens, c channels in, u out. In kernels: T tokens of a tile, C and U the widths padded for a product.
+AF2 Suppl. Alg. 11, lines 1-2. The backward computes all of it again from the rows as they came, which are all that is kept.
+Shapes: r rows, n tokens of a row, N all of them, c channels in, u out. In kernels: T tokens of a tile, C the width padded for a product,
+B columns of u at a time.
 """
 
 from typing import Any
@@ -12,155 +13,152 @@ import triton.language as tl
 from torch import Tensor
 
 from foldfit.ops.triton_attention import dot, precision_of
+from foldfit.ops.triton_folded_norm import (
+    PROGRAMS,
+    Projections,
+    Tile,
+    backward_tile_of,
+    hats,
+    norm_gradient,
+    padded,
+    project,
+    sigmoid,
+    square,
+    store,
+    store_parts,
+    tile_of,
+)
 
-WIDEST = 256
-"""Channels that a program holds at once."""
-RESIDENT = 264
-"""Programs in half precision, two for each of the 132 multiprocessors of an H200: each reads the weights once and then goes from tile to
-tile. Measured there, with 8 warps: 0.62 of the time of a program a tile."""
-
-
-def tokens_of(c: int, u: int, dtype: torch.dtype) -> int:
-    """Tokens of a tile: what leaves both accumulators in registers."""
-    return 16 if dtype == torch.float32 or max(c, u) > 128 else 64
-
-
-def padded(width: int) -> int:
-    return max(16, triton.next_power_of_2(width))
-
-
-@triton.jit
-def weights(w, gate_w, c, u, C: tl.constexpr, U: tl.constexpr):
-    channel = tl.arange(0, C)
-    out = tl.arange(0, U)
-    inside = (channel < c)[:, None] & (out < u)[None, :]
-    at = channel[:, None] * u + out[None, :]
-    # [C, U]
-    return tl.load(w + at, mask=inside, other=0.0), tl.load(gate_w + at, mask=inside, other=0.0)
+BEST = Tile(64, 128, 8, programs=2 * PROGRAMS, registers=128)
+BEST_BACKWARD = Tile(32, 128, 8)
+"""Measured on an NVIDIA H100 (Triton 3.6, 2026-11-26), among 5 and 5."""
 
 
 @triton.jit
-def projections(y, b_w, b_gate_w, b, gate_b, u, U: tl.constexpr, HAS_B: tl.constexpr, PRECISION: tl.constexpr):
-    """Both products of a tile y [T, C]: linear and gate before its sigmoid, [T, U] in fp32."""
-    out = tl.arange(0, U)
-    # [T, U]
-    linear = dot(y, b_w, None, PRECISION)
-    gate = dot(y, b_gate_w, None, PRECISION)
-    if HAS_B:
-        linear += tl.load(b + out, mask=out < u, other=0.0).to(tl.float32)[None, :]
-        gate += tl.load(gate_b + out, mask=out < u, other=0.0).to(tl.float32)[None, :]
-    return linear, gate
+def kept(mask, token, tokens, n, mask_r, mask_n):
+    """[T] of mask [r, n] in fp32."""
+    at = (token // n).to(tl.int64) * mask_r + token % n * mask_n
+    return tl.load(mask + at, mask=token < tokens, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def gated_kernel(
-    y, mask, w, gate_w, b, gate_b, out, r, n, c, u, mask_r, mask_n,
-    T: tl.constexpr, C: tl.constexpr, U: tl.constexpr, HAS_B: tl.constexpr, PRECISION: tl.constexpr,
+    x, mask, f, bias, out, tokens, n, first, mask_r, mask_n, c: tl.constexpr, u: tl.constexpr,
+    T: tl.constexpr, C: tl.constexpr, B: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """out [r, u, n]."""
-    channel = tl.arange(0, C)
-    width = tl.arange(0, U)
-    b_w, b_gate_w = weights(w, gate_w, c, u, C, U)
-    tiles = tl.cdiv(n, T)
-    for tile in range(tl.program_id(0), tiles * r, tl.num_programs(0)):
-        row = tl.cast(tile // tiles, tl.int64)
-        token = tile % tiles * T + tl.arange(0, T)
-        # [T, C]
-        at_y = (row * n + token)[:, None] * c + channel[None, :]
-        b_y = tl.load(y + at_y, mask=(token < n)[:, None] & (channel < c)[None, :], other=0.0)
-        linear, gate = projections(b_y, b_w, b_gate_w, b, gate_b, u, U, HAS_B, PRECISION)
-        real = tl.load(mask + row * mask_r + token * mask_n, mask=token < n, other=0.0).to(tl.float32)
-        linear *= tl.sigmoid(gate) * real[:, None]
-        at = row * u * n + width[None, :].to(tl.int64) * n + token[:, None]
-        tl.store(out + at, linear.to(out.dtype.element_ty), mask=(token < n)[:, None] & (width < u)[None, :])
+    """out [u, N], columns from `first` on. A program reads its weights once and goes from tile to tile."""
+    column = first + tl.arange(0, B)
+    w = square(f, first, c, u, C, B)
+    gate_w = square(f + c * u, first, c, u, C, B)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(tokens, T), tl.num_programs(0), num_stages=STAGES):
+        token = tile * T + tl.arange(0, T)
+        hat, _ = hats(x, token, tokens, c, C)
+        hat = hat.to(w.dtype)
+        # [T, B]
+        linear = project(hat, w, bias, first, u, B, PRECISION)
+        gate = sigmoid(project(hat, gate_w, bias + u, first, u, B, PRECISION), w.dtype)
+        linear *= gate * kept(mask, token, tokens, n, mask_r, mask_n)[:, None]
+        at = column.to(tl.int64)[None, :] * tokens + token[:, None]
+        tl.store(out + at, linear.to(out.dtype.element_ty), mask=(token < tokens)[:, None] & (column < u)[None, :])
 
 
 @triton.jit
 def gated_backward_kernel(
-    d_out, y, mask, w, gate_w, b, gate_b, grads, r, n, c, u, mask_r, mask_n, d_r, d_u,
-    T: tl.constexpr, C: tl.constexpr, U: tl.constexpr, HAS_B: tl.constexpr, PRECISION: tl.constexpr,
+    d_out, x, mask, f, bias, d_x, parts, tokens, n, first, d_r, d_u, mask_r, mask_n, c: tl.constexpr, u: tl.constexpr,
+    T: tl.constexpr, C: tl.constexpr, B: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """grads [r, n, 2, u]: of the linear projection and of the gate before its sigmoid."""
+    """What columns from `first` on contribute to d_x [N, c], and their parts [programs, 2, c + 1, u] (triton_folded_norm.py)."""
     channel = tl.arange(0, C)
-    width = tl.arange(0, U)
-    b_w, b_gate_w = weights(w, gate_w, c, u, C, U)
-    tiles = tl.cdiv(n, T)
-    for tile in range(tl.program_id(0), tiles * r, tl.num_programs(0)):
-        row = tl.cast(tile // tiles, tl.int64)
-        token = tile % tiles * T + tl.arange(0, T)
-        inside = (token < n)[:, None] & (width < u)[None, :]
+    column = first + tl.arange(0, B)
+    w = square(f, first, c, u, C, B)
+    gate_w = square(f + c * u, first, c, u, C, B)
+    of_w = tl.zeros([C, B], tl.float32)
+    of_gate_w = tl.zeros([C, B], tl.float32)
+    of_b = tl.zeros([B], tl.float32)
+    of_gate_b = tl.zeros([B], tl.float32)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(tokens, T), tl.num_programs(0), num_stages=STAGES):
+        token = tile * T + tl.arange(0, T)
+        hat, inverse = hats(x, token, tokens, c, C)
+        half = hat.to(w.dtype)
+        # [T, B]
+        linear = project(half, w, bias, first, u, B, PRECISION)
+        gate = sigmoid(project(half, gate_w, bias + u, first, u, B, PRECISION), w.dtype)
+        at = column.to(tl.int64)[None, :] * d_u + ((token // n).to(tl.int64) * d_r + token % n)[:, None]
+        d = tl.load(d_out + at, mask=(token < tokens)[:, None] & (column < u)[None, :], other=0.0).to(tl.float32)
+        d *= gate * kept(mask, token, tokens, n, mask_r, mask_n)[:, None]
+        d_gate = d * linear * (1 - gate)
+        half_d = d.to(w.dtype)
+        half_gate = d_gate.to(w.dtype)
+        of_b += tl.sum(d, 0)
+        of_gate_b += tl.sum(d_gate, 0)
+        of_w = dot(tl.trans(half), half_d, of_w, PRECISION)
+        of_gate_w = dot(tl.trans(half), half_gate, of_gate_w, PRECISION)
         # [T, C]
-        at_y = (row * n + token)[:, None] * c + channel[None, :]
-        b_y = tl.load(y + at_y, mask=(token < n)[:, None] & (channel < c)[None, :], other=0.0)
-        linear, gate = projections(b_y, b_w, b_gate_w, b, gate_b, u, U, HAS_B, PRECISION)
-        real = tl.load(mask + row * mask_r + token * mask_n, mask=token < n, other=0.0).to(tl.float32)
-        # [T, U]
-        d = tl.load(d_out + row * d_r + width[None, :].to(tl.int64) * d_u + token[:, None], mask=inside, other=0.0).to(tl.float32)
-        gate = tl.sigmoid(gate)
-        d *= real[:, None] * gate
-        at = (row * n + token)[:, None] * (2 * u) + width[None, :]
-        tl.store(grads + at, d.to(grads.dtype.element_ty), mask=inside)
-        tl.store(grads + at + u, (d * linear * (1 - gate)).to(grads.dtype.element_ty), mask=inside)
+        d_hat = dot(half_d, tl.trans(w), None, PRECISION)
+        d_hat = dot(half_gate, tl.trans(gate_w), d_hat, PRECISION)
+        at = token.to(tl.int64)[:, None] * c + channel[None, :]
+        store(d_x, at, norm_gradient(d_hat, hat, inverse, c), (token < tokens)[:, None] & (channel < c)[None, :], ADD)
+    parts += tl.program_id(0) * (2 * (c + 1) * u)
+    store_parts(parts, of_w, of_b, first, c, u, C, B)
+    store_parts(parts + (c + 1) * u, of_gate_w, of_gate_b, first, c, u, C, B)
 
 
-def check(y: Tensor, w: Tensor) -> None:
-    if max(w.shape) > WIDEST:
-        raise NotImplementedError(f"gated projections of at most {WIDEST} channels. Got {list(w.shape)}.")
-    if y.shape[0] * y.shape[1] >= 2**31:
-        raise NotImplementedError(f"{list(y.shape)} is more than a grid holds. Use fewer rows.")
+def forward(x: Tensor, mask: Tensor, projections: Projections) -> Tensor:
+    """[r, u, n] that lies in memory as [u, r, n], the fastest for the product."""
+    projections.check(x)
+    (r, n, c), u = x.shape, projections.w.shape[1]
+    f, bias = projections.fold()
+    out, tile = x.new_empty(u, r, n), tile_of(c, u, x.dtype, BEST)
+    for first in range(0, u, tile.columns):
+        gated_kernel[tile.grid(r * n)](
+            x.contiguous(), mask, f, bias, out, r * n, n, first, *mask.stride(), c, u,
+            C=padded(c), PRECISION=precision_of(x.dtype), **tile.options,
+        )  # fmt: skip
+    return out.transpose(0, 1)
 
 
-def launch(r: int, n: int, c: int, u: int, dtype: torch.dtype) -> tuple[tuple[int], dict[str, int]]:
-    """The grid, and the tile with its warps."""
-    t = tokens_of(c, u, dtype)
-    tiles = r * triton.cdiv(n, t)
-    half = dtype != torch.float32
-    return (min(RESIDENT, tiles) if half else tiles,), {"T": t, "C": padded(c), "U": padded(u), "num_warps": 8 if half and t > 16 else 4}
-
-
-def forward(y: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None) -> Tensor:
-    check(y, w)
-    (r, n, c), u = y.shape, w.shape[1]
-    y, (grid, tile) = y.contiguous(), launch(r, n, c, u, y.dtype)
-    out = y.new_empty(r, u, n)
-    gated_kernel[grid](
-        y, mask, w, gate_w, b, gate_b, out, r, n, c, u, *mask.stride(), HAS_B=b is not None, PRECISION=precision_of(y.dtype), **tile
-    )
-    return out
+def backward(d_out: Tensor, x: Tensor, mask: Tensor, projections: Projections) -> tuple[Tensor, Projections]:
+    """The gradients of the rows and of the parameters."""
+    (r, n, c), u = x.shape, projections.w.shape[1]
+    if d_out.stride(2) != 1:
+        d_out = d_out.contiguous()
+    (f, bias), parts, tile = projections.fold(), projections.parts(r * n), backward_tile_of(c, u, x.dtype, BEST_BACKWARD)
+    d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    for first in range(0, u, tile.columns):
+        gated_backward_kernel[(len(parts),)](
+            d_out, x.contiguous(), mask, f, bias, d_x, parts, r * n, n, first, *d_out.stride()[:2], *mask.stride(), c, u,
+            C=padded(c), ADD=first > 0, PRECISION=precision_of(x.dtype), **tile.options,
+        )  # fmt: skip
+    return d_x, projections.reduce(parts)
 
 
 class GatedLinear(torch.autograd.Function):
     """Keeps its inputs alone."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None) -> Tensor:
-        ctx.save_for_backward(y, mask, w, gate_w, b, gate_b)
-        return forward(y, mask, w, gate_w, b, gate_b)
+    def forward(ctx: Any, x: Tensor, mask: Tensor, *given: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, mask, *given)
+        return forward(x, mask, behind_one_norm(*given))
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        y, mask, w, gate_w, b, gate_b = ctx.saved_tensors
-        (r, n, c), u = y.shape, w.shape[1]
-        if d_out.stride(2) != 1:
-            d_out = d_out.contiguous()
-        grid, tile = launch(r, n, c, u, y.dtype)
-        grads = y.new_empty(r * n, 2 * u)
-        gated_backward_kernel[grid](
-            d_out, y, mask, w, gate_w, b, gate_b, grads, r, n, c, u, *mask.stride(), d_out.stride(0), d_out.stride(1),
-            HAS_B=b is not None, PRECISION=precision_of(y.dtype), **tile,
-        )  # fmt: skip
-        del d_out
-        d_y = (grads @ torch.cat([w, gate_w], 1).t()).view_as(y)
-        d_w, d_gate_w = (y.reshape(-1, c).t() @ grads).split(u, 1)
-        d_b, d_gate_b = (grads.new_ones(1, len(grads)) @ grads)[0].split(u) if b is not None else (None, None)
-        return d_y, None, d_w, d_gate_w, d_b, d_gate_b
+        x, mask, *given = ctx.saved_tensors
+        d_x, d = backward(d_out, x, mask, behind_one_norm(*given))
+        return d_x, None, d.scale, d.offset, d.w, d.gate_w, d.b, d.gate_b
 
 
-def gated_linear(y: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None) -> Tensor:
-    """mask * (y w + b) * sigmoid(y gate_w + gate_b) of y [r, n, c], mask [r, n], w, gate_w [c, u], as [r, u, n].
+def behind_one_norm(scale: Any, offset: Any, w: Any, gate_w: Any, b: Any, gate_b: Any) -> Projections:
+    return Projections(w, b, scale, offset, gate_w, gate_b, scale, offset)
+
+
+def gated_linear(
+    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, mask: Tensor, w: Tensor, gate_w: Tensor, b: Tensor | None, gate_b: Tensor | None
+) -> Tensor:
+    """With y = norm(x), x [r, n, c], mask [r, n], w, gate_w [c, u]: mask * (y w + b) * sigmoid(y gate_w + gate_b), as [r, u, n].
 
     Biases both or neither. Raises NotImplementedError for more than 256 channels.
     """
+    given = norm_scale, norm_offset, w, gate_w, b, gate_b
     if torch.is_grad_enabled():
-        return GatedLinear.apply(y, mask, w, gate_w, b, gate_b)  # type: ignore[no-any-return]
-    return forward(y, mask, w, gate_w, b, gate_b)
+        return GatedLinear.apply(x, mask, *given)  # type: ignore[no-any-return]
+    return forward(x, mask, behind_one_norm(*given))

@@ -50,8 +50,8 @@ def backward_kernel(d_y, x, scale, d_x, sums, elements, c, T: tl.constexpr, C: t
     real = channel < c
     # [C]
     b_scale = tl.load(scale + channel, mask=real, other=0.0).to(tl.float32)
-    of_scale = tl.zeros([C], tl.float32)
-    of_offset = tl.zeros([C], tl.float32)
+    of_scale = tl.zeros([T, C], tl.float32)  # over tiles first: a sum over a tile's elements goes from thread to thread
+    of_offset = tl.zeros([T, C], tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(elements, T), tl.num_programs(0)):
         element = tl.cast(tile, tl.int64) * T + tl.arange(0, T)
         # [T, C]
@@ -59,13 +59,13 @@ def backward_kernel(d_y, x, scale, d_x, sums, elements, c, T: tl.constexpr, C: t
         inside = (element < elements)[:, None] & real[None, :]
         d = tl.load(d_y + at, mask=inside, other=0.0).to(tl.float32)
         hat, inverse = normalised(tl.load(x + at, mask=inside, other=0.0).to(tl.float32), c, C)
-        of_scale += tl.sum(d * hat, 0)
-        of_offset += tl.sum(d, 0)
+        of_scale += d * hat
+        of_offset += d
         d *= b_scale[None, :]
         d = inverse[:, None] * (d - (tl.sum(d, 1) / c)[:, None] - hat * (tl.sum(d * hat, 1) / c)[:, None])
         tl.store(d_x + at, d.to(d_x.dtype.element_ty), mask=inside)
-    tl.store(sums + tl.program_id(0) * 2 * c + channel, of_scale, mask=real)
-    tl.store(sums + tl.program_id(0) * 2 * c + c + channel, of_offset, mask=real)
+    tl.store(sums + tl.program_id(0) * 2 * c + channel, tl.sum(of_scale, 0), mask=real)
+    tl.store(sums + tl.program_id(0) * 2 * c + c + channel, tl.sum(of_offset, 0), mask=real)
 
 
 def tiling(c: int) -> dict[str, int]:
@@ -73,10 +73,26 @@ def tiling(c: int) -> dict[str, int]:
     return {"T": max(1, TILE // width), "C": width}
 
 
-def forward(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    c, y = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format)
+def normalise(x: Tensor, scale: Tensor, offset: Tensor, y: Tensor) -> None:
+    """Into y; both contiguous."""
+    c = x.shape[-1]
     elements, tile = x.numel() // c, tiling(c)
-    forward_kernel[(triton.cdiv(elements, tile["T"]),)](x.contiguous(), scale, offset, y, elements, c, **tile, num_warps=4)
+    forward_kernel[(triton.cdiv(elements, tile["T"]),)](x, scale, offset, y, elements, c, **tile, num_warps=4)
+
+
+def differentiate(d_y: Tensor, x: Tensor, scale: Tensor, d_x: Tensor) -> Tensor:
+    """Into d_x, which may be d_y; all contiguous. Returns the gradients of scale and offset, [2, c] in fp32."""
+    c = x.shape[-1]
+    elements = x.numel() // c
+    programs = min(PROGRAMS, max(1, elements // ELEMENTS_EACH))
+    sums = torch.empty(programs, 2, c, dtype=torch.float32, device=x.device)
+    backward_kernel[(programs,)](d_y, x, scale, d_x, sums, elements, c, **tiling(c), num_warps=4)
+    return sums.sum(0)
+
+
+def forward(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    normalise(x.contiguous(), scale, offset, y)
     return y
 
 
@@ -91,12 +107,8 @@ class LayerNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, scale = ctx.saved_tensors
-        c, d_x = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format)
-        elements = x.numel() // c
-        programs = min(PROGRAMS, max(1, elements // ELEMENTS_EACH))
-        sums = torch.empty(programs, 2, c, dtype=torch.float32, device=x.device)
-        backward_kernel[(programs,)](d_y.contiguous(), x.contiguous(), scale, d_x, sums, elements, c, **tiling(c), num_warps=4)
-        d_scale, d_offset = sums.sum(0).to(scale.dtype)
+        d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        d_scale, d_offset = differentiate(d_y.contiguous(), x.contiguous(), scale, d_x).to(scale.dtype)
         return d_x, d_scale, d_offset
 
 

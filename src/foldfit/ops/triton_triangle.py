@@ -1,9 +1,9 @@
-"""Triangle multiplication's product and its epilogue: layer norm over channels, projection and gate in one pass.
+"""Triangle multiplication's product and its epilogue: both layer norms, the projection and the gate in one pass.
 
 AF2 Suppl. Alg. 11, lines 3-4. The product stays as the batched matrix product leaves it, [u, r, n]: no transposed copy.
-The backward recomputes the epilogue, so that only the operands, the product and the normalised input are kept.
-Shapes: r rows, n tokens (all rows of the other operand), u channels of the product, c of the pair.
-In kernels: T tokens of a tile, C and U the widths padded for a product.
+The backward computes the epilogue again, so that only the operands, the product and the rows as they came are kept.
+Shapes: r rows, n tokens (all rows of the other operand), N all tokens of the rows, u channels of the product, c of the pair.
+In kernels: T tokens of a tile, C and U the widths padded for a product, B columns of c at a time.
 """
 
 from typing import Any
@@ -14,165 +14,167 @@ import triton.language as tl
 from torch import Tensor
 
 from foldfit.ops.triton_attention import dot, precision_of
-from foldfit.ops.triton_gated_linear import check, padded, tokens_of
-from foldfit.ops.triton_layer_norm import PROGRAMS, normalised
+from foldfit.ops.triton_folded_norm import (
+    PROGRAMS,
+    Projections,
+    Tile,
+    backward_tile_of,
+    hats,
+    norm_gradient,
+    normalised,
+    padded,
+    project,
+    sigmoid,
+    square,
+    store,
+    store_parts,
+    tile_of,
+)
 
-TOKENS_EACH = 512
-"""Of such a program, at least: its sums are then hardly anything beside what it reads."""
+BEST = Tile(64, 128, 4, stages=2, programs=2 * PROGRAMS)
+BEST_BACKWARD = Tile(32, 128, 8, stages=2)
+"""Measured on an NVIDIA H100 (Triton 3.6, 2026-11-26), among 7 and 5."""
 
 
 @triton.jit
-def epilogue(
-    o, y, scale, offset, w, b, gate_w, gate_b, row, token, rows, n, c, u, T: tl.constexpr, C: tl.constexpr, U: tl.constexpr,
-    HAS_B: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Normalised product [T, U] in storage precision, its projection and the gate after its sigmoid, [T, C] in fp32."""
-    channel = tl.arange(0, C)
+def column_hats(o, token, tokens, u: tl.constexpr, U: tl.constexpr):
+    """As `hats`, of o [u, N], tokens side by side in memory."""
     width = tl.arange(0, U)
-    # [T, U], tokens side by side in memory
-    at = (width.to(tl.int64) * rows * n)[None, :] + (row * n + token)[:, None]
-    b_o = tl.load(o + at, mask=(token < n)[:, None] & (width < u)[None, :], other=0.0)
-    hat, _ = normalised(b_o.to(tl.float32), u, U)
-    hat = hat * tl.load(scale + width, mask=width < u, other=0.0).to(tl.float32)[None, :]
-    hat += tl.load(offset + width, mask=width < u, other=0.0).to(tl.float32)[None, :]
-    hat = hat.to(b_o.dtype)
-    at_w = width[:, None] * c + channel[None, :]
-    linear = dot(hat, tl.load(w + at_w, mask=(width < u)[:, None] & (channel < c)[None, :], other=0.0), None, PRECISION)
-    # [T, C]
-    at_y = (row * n + token)[:, None] * c + channel[None, :]
-    b_y = tl.load(y + at_y, mask=(token < n)[:, None] & (channel < c)[None, :], other=0.0)
-    at_gate = channel[:, None] * c + channel[None, :]
-    gate = dot(b_y, tl.load(gate_w + at_gate, mask=(channel < c)[:, None] & (channel < c)[None, :], other=0.0), None, PRECISION)
-    if HAS_B:
-        linear += tl.load(b + channel, mask=channel < c, other=0.0).to(tl.float32)[None, :]
-        gate += tl.load(gate_b + channel, mask=channel < c, other=0.0).to(tl.float32)[None, :]
-    return hat, linear, tl.sigmoid(gate)
+    at = width.to(tl.int64)[None, :] * tokens + token[:, None]
+    return normalised(tl.load(o + at, mask=(token < tokens)[:, None] & (width < u)[None, :], other=0.0).to(tl.float32), u, U)
 
 
 @triton.jit
 def epilogue_kernel(
-    o, y, scale, offset, w, b, gate_w, gate_b, out, rows, n, c, u,
-    T: tl.constexpr, C: tl.constexpr, U: tl.constexpr, HAS_B: tl.constexpr, PRECISION: tl.constexpr,
+    o, x, f, bias, out, tokens, first, c: tl.constexpr, u: tl.constexpr,
+    T: tl.constexpr, C: tl.constexpr, U: tl.constexpr, B: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """out [r, n, c]."""
-    tiles = tl.cdiv(n, T)
-    row = (tl.program_id(0) // tiles).to(tl.int64)
-    token = tl.program_id(0) % tiles * T + tl.arange(0, T)
-    _, linear, gate = epilogue(o, y, scale, offset, w, b, gate_w, gate_b, row, token, rows, n, c, u, T, C, U, HAS_B, PRECISION)
-    channel = tl.arange(0, C)
-    at = (row * n + token)[:, None] * c + channel[None, :]
-    tl.store(out + at, (linear * gate).to(out.dtype.element_ty), mask=(token < n)[:, None] & (channel < c)[None, :])
+    """out [N, c], columns from `first` on. A program reads its weights once and goes from tile to tile."""
+    column = first + tl.arange(0, B)
+    w = square(f, first, u, c, U, B)
+    gate_w = square(f + u * c, first, c, c, C, B)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(tokens, T), tl.num_programs(0), num_stages=STAGES):
+        token = tile * T + tl.arange(0, T)
+        hat, _ = hats(x, token, tokens, c, C)
+        # [T, B]
+        gate = sigmoid(project(hat.to(w.dtype), gate_w, bias + c, first, c, B, PRECISION), w.dtype)
+        hat, _ = column_hats(o, token, tokens, u, U)
+        linear = project(hat.to(w.dtype), w, bias, first, c, B, PRECISION)
+        at = token.to(tl.int64)[:, None] * c + column[None, :]
+        tl.store(out + at, (linear * gate).to(out.dtype.element_ty), mask=(token < tokens)[:, None] & (column < c)[None, :])
 
 
 @triton.jit
 def epilogue_backward_kernel(
-    d_out, o, y, scale, offset, w, b, gate_w, gate_b, grads, hats, rows, n, c, u,
-    T: tl.constexpr, C: tl.constexpr, U: tl.constexpr, HAS_B: tl.constexpr, PRECISION: tl.constexpr,
+    d_out, o, x, f, bias, d_o, d_x, parts, tokens, first, c: tl.constexpr, u: tl.constexpr,
+    T: tl.constexpr, C: tl.constexpr, U: tl.constexpr, B: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """grads [r, n, 2, c]: of the projection and of the gate before its sigmoid; hats [r, n, u]: what was projected."""
-    tiles = tl.cdiv(n, T)
-    row = (tl.program_id(0) // tiles).to(tl.int64)
-    token = tl.program_id(0) % tiles * T + tl.arange(0, T)
-    hat, linear, gate = epilogue(o, y, scale, offset, w, b, gate_w, gate_b, row, token, rows, n, c, u, T, C, U, HAS_B, PRECISION)
-    width = tl.arange(0, U)
-    tl.store(hats + (row * n + token)[:, None] * u + width[None, :], hat, mask=(token < n)[:, None] & (width < u)[None, :])
+    """What columns from `first` on contribute to d_o [u, N] and d_x [N, c], and their parts [programs, u + 1 + c + 1, c]."""
     channel = tl.arange(0, C)
-    inside = (token < n)[:, None] & (channel < c)[None, :]
-    # [T, C]
-    d = tl.load(d_out + (row * n + token)[:, None] * c + channel[None, :], mask=inside, other=0.0).to(tl.float32) * gate
-    at = (row * n + token)[:, None] * (2 * c) + channel[None, :]
-    tl.store(grads + at, d.to(grads.dtype.element_ty), mask=inside)
-    tl.store(grads + at + c, (d * linear * (1 - gate)).to(grads.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def norm_backward_kernel(d_hat, o, scale, d_o, sums, tokens, u, T: tl.constexpr, U: tl.constexpr):
-    """d_hat [tokens, u], o [u, tokens] -> d_o [u, tokens]; sums [programs, 2, u] in fp32, of the scale's and the offset's gradients."""
     width = tl.arange(0, U)
-    real = width < u
-    # [U]
-    b_scale = tl.load(scale + width, mask=real, other=0.0).to(tl.float32)
-    of_scale = tl.zeros([U], tl.float32)
-    of_offset = tl.zeros([U], tl.float32)
-    for tile in range(tl.program_id(0), tl.cdiv(tokens, T), tl.num_programs(0)):
-        token = tl.cast(tile, tl.int64) * T + tl.arange(0, T)
-        inside = (token < tokens)[:, None] & real[None, :]
-        at = width.to(tl.int64)[None, :] * tokens + token[:, None]
-        # [T, U]
-        d = tl.load(d_hat + token[:, None] * u + width[None, :], mask=inside, other=0.0).to(tl.float32)
-        hat, inverse = normalised(tl.load(o + at, mask=inside, other=0.0).to(tl.float32), u, U)
-        of_scale += tl.sum(d * hat, 0)
-        of_offset += tl.sum(d, 0)
-        d *= b_scale[None, :]
-        d = inverse[:, None] * (d - (tl.sum(d, 1) / u)[:, None] - hat * (tl.sum(d * hat, 1) / u)[:, None])
-        tl.store(d_o + at, d.to(d_o.dtype.element_ty), mask=inside)
-    tl.store(sums + tl.program_id(0) * 2 * u + width, of_scale, mask=real)
-    tl.store(sums + tl.program_id(0) * 2 * u + u + width, of_offset, mask=real)
+    column = first + tl.arange(0, B)
+    w = square(f, first, u, c, U, B)
+    gate_w = square(f + u * c, first, c, c, C, B)
+    of_w = tl.zeros([U, B], tl.float32)
+    of_gate_w = tl.zeros([C, B], tl.float32)
+    of_b = tl.zeros([B], tl.float32)
+    of_gate_b = tl.zeros([B], tl.float32)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(tokens, T), tl.num_programs(0), num_stages=STAGES):
+        token = tile * T + tl.arange(0, T)
+        x_hat, x_inverse = hats(x, token, tokens, c, C)
+        half_x = x_hat.to(w.dtype)
+        # [T, B]
+        gate = sigmoid(project(half_x, gate_w, bias + c, first, c, B, PRECISION), w.dtype)
+        o_hat, o_inverse = column_hats(o, token, tokens, u, U)
+        half_o = o_hat.to(w.dtype)
+        linear = project(half_o, w, bias, first, c, B, PRECISION)
+        at = token.to(tl.int64)[:, None] * c
+        d = tl.load(d_out + at + column[None, :], mask=(token < tokens)[:, None] & (column < c)[None, :], other=0.0).to(tl.float32) * gate
+        d_gate = d * linear * (1 - gate)
+        half_d = d.to(w.dtype)
+        half_gate = d_gate.to(w.dtype)
+        of_b += tl.sum(d, 0)
+        of_gate_b += tl.sum(d_gate, 0)
+        of_w = dot(tl.trans(half_o), half_d, of_w, PRECISION)
+        d_hat = norm_gradient(dot(half_d, tl.trans(w), None, PRECISION), o_hat, o_inverse, u)  # [T, U]
+        at_o = width.to(tl.int64)[None, :] * tokens + token[:, None]
+        store(d_o, at_o, d_hat, (token < tokens)[:, None] & (width < u)[None, :], ADD)
+        of_gate_w = dot(tl.trans(half_x), half_gate, of_gate_w, PRECISION)
+        d_hat = norm_gradient(dot(half_gate, tl.trans(gate_w), None, PRECISION), x_hat, x_inverse, c)  # [T, C]
+        store(d_x, at + channel[None, :], d_hat, (token < tokens)[:, None] & (channel < c)[None, :], ADD)
+    parts += tl.program_id(0) * ((u + 1 + c + 1) * c)
+    store_parts(parts, of_w, of_b, first, u, c, U, B)
+    store_parts(parts + (u + 1) * c, of_gate_w, of_gate_b, first, c, c, C, B)
 
 
-def options(c: int, u: int, dtype: torch.dtype) -> dict[str, Any]:
-    return {"T": tokens_of(c, u, dtype), "C": padded(c), "U": padded(u), "PRECISION": precision_of(dtype), "num_warps": 4}
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a [r, u, n], b [R, u, n] -> sum over n of a b, [u, r, R]."""
+    return torch.bmm(a.transpose(0, 1), b.permute(1, 2, 0))
 
 
-def forward(
-    a: Tensor, b: Tensor, y: Tensor, scale: Tensor, offset: Tensor, w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The update, and the product [u, r, n] behind it."""
-    check(y, w)
-    (r, n, c), u = y.shape, w.shape[0]
-    o = torch.bmm(a.transpose(0, 1), b.permute(1, 2, 0))
-    del a
-    out = torch.empty_like(y)
-    t = tokens_of(c, u, y.dtype)
-    epilogue_kernel[(r * triton.cdiv(n, t),)](
-        o, y, scale, offset, w, w_b, gate_w, gate_b, out, r, n, c, u, HAS_B=w_b is not None, **options(c, u, y.dtype)
-    )
-    return out, o
+def epilogue(o: Tensor, x: Tensor, projections: Projections) -> Tensor:
+    """o [u, r, n], x [r, n, c] -> [r, n, c]."""
+    projections.check(x)
+    (r, n, c), u = x.shape, len(o)
+    f, bias = projections.fold()
+    out, tile = torch.empty_like(x, memory_format=torch.contiguous_format), tile_of(max(c, u), c, x.dtype, BEST)
+    for first in range(0, c, tile.columns):
+        epilogue_kernel[tile.grid(r * n)](
+            o, x.contiguous(), f, bias, out, r * n, first, c, u, C=padded(c), U=padded(u), PRECISION=precision_of(x.dtype), **tile.options
+        )
+    return out
+
+
+def epilogue_backward(d_out: Tensor, o: Tensor, x: Tensor, projections: Projections) -> tuple[Tensor, Tensor, Projections]:
+    """The gradients of the product, of the rows and of the parameters."""
+    (r, n, c), u = x.shape, len(o)
+    (f, bias), parts, tile = projections.fold(), projections.parts(r * n), backward_tile_of(max(c, u), c, x.dtype, BEST_BACKWARD)
+    d_o, d_x = torch.empty_like(o), torch.empty_like(x, memory_format=torch.contiguous_format)
+    for first in range(0, c, tile.columns):
+        epilogue_backward_kernel[(len(parts),)](
+            d_out.contiguous(), o, x.contiguous(), f, bias, d_o, d_x, parts, r * n, first, c, u,
+            C=padded(c), U=padded(u), ADD=first > 0, PRECISION=precision_of(x.dtype), **tile.options,
+        )  # fmt: skip
+    return d_o, d_x, projections.reduce(parts)
+
+
+def behind_two_norms(
+    scale: Any, offset: Any, center_scale: Any, center_offset: Any, w: Any, b: Any, gate_w: Any, gate_b: Any
+) -> Projections:
+    return Projections(w, b, center_scale, center_offset, gate_w, gate_b, scale, offset)
 
 
 class TriangleUpdate(torch.autograd.Function):
     """Keeps its inputs and the product, [u, r, n]."""
 
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> Tensor:
-        out, o = forward(*given)
-        ctx.save_for_backward(*given, o)
-        return out
+    def forward(ctx: Any, a: Tensor, b: Tensor, x: Tensor, *given: Any) -> Tensor:
+        o = product(a, b)
+        ctx.save_for_backward(a, b, x, *given, o)
+        return epilogue(o, x, behind_two_norms(*given))
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, y, scale, offset, w, w_b, gate_w, gate_b, o = ctx.saved_tensors
-        (r, n, c), u = y.shape, w.shape[0]
-        t = tokens_of(c, u, y.dtype)
-        grads, hats = y.new_empty(r * n, 2 * c), y.new_empty(r * n, u)
-        epilogue_backward_kernel[(r * triton.cdiv(n, t),)](
-            d_out.contiguous(), o, y, scale, offset, w, w_b, gate_w, gate_b, grads, hats, r, n, c, u,
-            HAS_B=w_b is not None, **options(c, u, y.dtype),
-        )  # fmt: skip
-        del d_out
-        of_linear, of_gate = grads[:, :c], grads[:, c:]
-        d_w, d_gate_w = hats.t() @ of_linear, y.reshape(-1, c).t() @ of_gate
-        del hats
-        d_b, d_gate_b = (grads.new_ones(1, len(grads)) @ grads)[0].split(c) if w_b is not None else (None, None)
-        d_y = (of_gate @ gate_w.t()).view_as(y)
-        d_hat = of_linear @ w.t()
-        del grads, of_linear, of_gate
-        d_o = torch.empty_like(o)
-        programs = min(PROGRAMS, max(1, r * n // TOKENS_EACH))
-        sums = torch.empty(programs, 2, u, dtype=torch.float32, device=y.device)
-        norm_backward_kernel[(programs,)](d_hat, o, scale, d_o, sums, r * n, u, T=t, U=padded(u), num_warps=4)
-        del d_hat
-        d_scale, d_offset = sums.sum(0).to(scale.dtype)
+        a, b, x, *given, o = ctx.saved_tensors
+        d_o, d_x, d = epilogue_backward(d_out, o, x, behind_two_norms(*given))
+        del o, d_out
         d_a = torch.bmm(d_o, b.transpose(0, 1)).transpose(0, 1)
-        d_other = torch.bmm(d_o.transpose(1, 2), a.transpose(0, 1)).transpose(0, 1)
-        return d_a, d_other, d_y, d_scale, d_offset, d_w, d_b, d_gate_w, d_gate_b
+        d_b = torch.bmm(d_o.transpose(1, 2), a.transpose(0, 1)).transpose(0, 1)
+        return d_a, d_b, d_x, d.gate_scale, d.gate_offset, d.scale, d.offset, d.w, d.b, d.gate_w, d.gate_b
 
 
 def triangle_update(
-    a: Tensor, b: Tensor, y: Tensor, scale: Tensor, offset: Tensor, w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None
-) -> Tensor:
-    """a [r, u, n], b [R, u, n], y [r, R, c] normalised, the norm's scale and offset [u], w [u, c], gate_w [c, c] ->
-    (norm(sum over n of a b) w + w_b) * sigmoid(y gate_w + gate_b), [r, R, c]. Biases both or neither; at most 256 channels."""
+    a: Tensor, b: Tensor, x: Tensor, norm_scale: Tensor, norm_offset: Tensor, center_scale: Tensor, center_offset: Tensor,
+    w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """a [r, u, n], b [R, u, n], x [r, R, c], norm_scale, norm_offset [c], center_scale, center_offset [u], w [u, c], gate_w [c, c] ->
+    (center(sum over n of a b) w + w_b) * sigmoid(norm(x) gate_w + gate_b), [r, R, c]. Biases both or neither.
+
+    Raises NotImplementedError for more than 256 channels.
+    """
+    given = norm_scale, norm_offset, center_scale, center_offset, w, w_b, gate_w, gate_b
     if torch.is_grad_enabled():
-        return TriangleUpdate.apply(a, b, y, scale, offset, w, w_b, gate_w, gate_b)  # type: ignore[no-any-return]
-    return forward(a, b, y, scale, offset, w, w_b, gate_w, gate_b)[0]
+        return TriangleUpdate.apply(a, b, x, *given)  # type: ignore[no-any-return]
+    o = product(a, b)
+    del a
+    return epilogue(o, x, behind_two_norms(*given))

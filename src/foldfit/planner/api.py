@@ -1,7 +1,7 @@
 """What users ask the planner: a plan, a comparison of policies, the frontier, the longest protein."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -10,7 +10,7 @@ from foldfit.cost.devices import GPUS, Device, find_device
 from foldfit.errors import DoesNotFit
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import frontier as chain_frontier
-from foldfit.planner.options import OptionTable, option_table
+from foldfit.planner.options import OptionTable, option_table, slice_rows, thinnest
 from foldfit.planner.policies import POLICIES
 from foldfit.planner.price import NextSize, next_size, shadow_price
 from foldfit.planner.solution import Frontier
@@ -27,9 +27,8 @@ def plan_problem(problem: Problem, device: Device | None = None, policy: str = "
     except DoesNotFit as error:
         longest = longest_n_res(problem, device, policy, below=problem.n_res)
         fits = f"the longest n_res that fits is {longest}" if longest else "no n_res fits: even the parameters and inputs are too much"
-        host = "; host memory makes a step faster, not smaller" if problem.host_memory else ""
         raise DoesNotFit(
-            f"{error}; {fits}{host}; give --memory {format_bytes(error.need, up=True)} or more"
+            f"{error}; {fits}{host_would(problem, device, policy)}; give --memory {format_bytes(error.need, up=True)} or more"
             + ("" if policy == "auto" else ", or --policy auto"),
             need=error.need,
             have=error.have,
@@ -37,9 +36,24 @@ def plan_problem(problem: Problem, device: Device | None = None, policy: str = "
         ) from None
 
 
-def fits(problem: Problem, device: Device, policy: str = "auto") -> bool:
+def host_would(problem: Problem, device: Device, policy: str) -> str:
+    """What host memory would do for a problem that does not fit."""
+    if problem.mode == "train":
+        return "; host memory makes a step faster, not smaller" if problem.host_memory else ""
+    if policy != "auto" or problem.axial > 1 or problem.launch == "graph":
+        return ""
+    more = msgspec.structs.replace(problem, inputs="overwritten", host_memory=2**62)
     try:
-        make_plan(option_table(problem, device), policy)
+        found = make_plan(option_table(more, device))
+    except DoesNotFit:
+        return ""
+    return f"; it fits with --inputs overwritten --host-memory {format_bytes(found.promised.host_bytes, up=True)}"
+
+
+def fits(problem: Problem, device: Device, policy: str = "auto") -> bool:
+    rows = thinnest if policy == "auto" and problem.mode == "infer" else slice_rows
+    try:
+        make_plan(replace(option_table(problem, device, rows), clock=0), policy)
     except DoesNotFit:
         return False
     return True
@@ -48,8 +62,10 @@ def fits(problem: Problem, device: Device, policy: str = "auto") -> bool:
 def longest_n_res(problem: Problem, device: Device, policy: str = "auto", below: int | None = None) -> int:
     """The largest n_res that a plan of this policy fits with, 0 where none does: need grows with n_res, so by bisection."""
 
-    def ok(n_res: int) -> bool:  # what fits, fits without host memory
-        return fits(msgspec.structs.replace(problem, n_res=n_res, host_memory=0), device, policy)
+    host = problem.host_memory if problem.mode == "infer" else 0  # a training step that fits, fits without
+
+    def ok(n_res: int) -> bool:
+        return fits(msgspec.structs.replace(problem, n_res=n_res, host_memory=host), device, policy)
 
     low, high = 0, below or 1
     if below is None:
@@ -101,7 +117,7 @@ class Outlook:
 def frontier(problem: Problem, device: Device | None = None, points: int = 12) -> Outlook:
     """The memory-time frontier, from one solve. Raises DoesNotFit where not even the next larger card suffices."""
     device = device or find_device(problem.device)
-    table = option_table(problem, device)
+    table = option_table(msgspec.structs.replace(problem, host_memory=0), device)
     sizes = {d.memory - d.reserved for d in GPUS}
     top = min((size for size in sizes if size > problem.memory), default=problem.memory)
     curve = inference_frontier(table) if problem.mode == "infer" else chain_frontier(chain_of(table), top)

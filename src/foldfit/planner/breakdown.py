@@ -29,6 +29,8 @@ class Breakdown(Simulator):
         parts = {PARAMETERS: stays.pop("parameters", 0), PARAMETER_GRADIENTS: stays.pop("gradients", 0), OTHER: sum(stays.values())}
         if self.state and id(self.state) not in kept and self.state is not self.outputs:
             parts[STATE] = self.state.size
+        if self.visiting:
+            parts[STATE] = parts.get(STATE, 0) + self.guests()
         parts[INPUTS] = sum(kept.values())
         for block, (_, versions, chosen) in self.records.items():
             stage = self.stages[block]

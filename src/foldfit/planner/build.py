@@ -1,5 +1,6 @@
 """From an option table to a plan: the chain of abstract numbers, a policy's or a solver's schedule, its promise and bound."""
 
+from collections.abc import Collection
 from typing import cast
 
 import msgspec
@@ -8,8 +9,11 @@ from foldfit._version import __version__
 from foldfit.cost.collectives import are_measured
 from foldfit.cost.resident import resident_bytes
 from foldfit.errors import BadInput, DoesNotFit
+from foldfit.planner.accuracy import expected_error
+from foldfit.planner.clocks import by_both, two_clocks
 from foldfit.planner.options import CUDA_ALIGN, OptionTable, StackOptions
 from foldfit.planner.policies import BlockChoice, block_choices, find_policy
+from foldfit.planner.residency import fastest
 from foldfit.planner.simulate import simulate
 from foldfit.planner.solvers import SOLVERS
 from foldfit.planner.table import Chain, Forward, Record, Stage, Sub
@@ -20,10 +24,10 @@ from foldfit.units import format_bytes
 Named = dict[str, tuple[Choice, ...]]
 
 
-def chain_of(table: OptionTable) -> Chain:
-    """The abstract numbers that solvers work on; a choice is its own key."""
+def chain_of(table: OptionTable, hosted: Collection[str] = ()) -> Chain:
+    """The abstract numbers that solvers work on; a choice is its own key. `hosted`: the state tensors whose home is the host."""
     problem = table.problem
-    resident, backward = resident_bytes(problem, CUDA_ALIGN if problem.device_type == "cuda" else 1)
+    resident, backward = resident_bytes(problem, CUDA_ALIGN if problem.device_type == "cuda" else 1, hosted)
     base = sum(resident.values())
     runs, held = [], set()
     for i, stack in enumerate(table.stacks):
@@ -31,32 +35,47 @@ def chain_of(table: OptionTable) -> Chain:
         entry = 0 if i == 0 else sum(size for name, size in stack.state.items() if name in held)
         held |= set(stack.state)
         runs.append((stage_of(stack, own, entry), stack.blocks))
-    owned, host = problem.inputs == "overwritten", problem.host_memory
+    home = {name: size for stack in table.stacks for name, size in stack.state.items() if name in hosted}
     return Chain(
-        tuple(runs), base, base + sum(backward.values()), backward.get("outputs", 0), owned, host, table.device.host_link if host else 0
+        tuple(runs),
+        base,
+        base + sum(backward.values()),
+        backward.get("outputs", 0),
+        owned=problem.inputs == "overwritten",
+        host_memory=problem.host_memory,
+        host_link=table.device.host_link if problem.host_memory else 0,
+        home=tuple(home.items()),
     )
 
 
 def stage_of(stack: StackOptions, state: int, entry: int) -> Stage:
     subs = []
     for sub in stack.sub_modules:
-        forward = {o.choice: Forward(o.bytes.forward, o.seconds, o.choice) for o in sub.options if not o.choice.recompute}
+        forward = {
+            o.choice: Forward(o.bytes.forward, o.seconds, o.choice, frozenset(o.choice.host.split()))
+            for o in sub.options
+            if not o.choice.recompute
+        }
         record = tuple(
             Record(o.bytes.inter, o.bytes.saved, o.bytes.back, o.seconds, o.back_seconds, o.choice) for o in sub.options if o.recordable
         )
         subs.append(Sub(sub.spec.name, sub.written, tuple(forward.values()), record, sub.final))
-    return Stage(stack.spec.name, state, tuple(subs), entry)
+    return Stage(stack.spec.name, state, tuple(subs), entry, frozenset(stack.state))
 
 
 def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -> Plan:
     """The plan of a policy, with its promise and the bound. Raises DoesNotFit, and BadInput for an unknown policy or solver."""
     if solver not in SOLVERS:
         raise BadInput(f"unknown solver {solver!r}: expected one of {', '.join(SOLVERS)}")
-    chain, problem = chain_of(table), table.problem
+    if two_clocks(table):
+        return by_both(table, policy, solver)
+    problem = table.problem
+    best = fastest(table) if problem.mode == "infer" and policy == "auto" else None
+    chain = chain_of(table, best.hosted if best else ())
     if policy != "auto":
         choices, schedule = policy_schedule(table, block_choices(table, find_policy(policy)(table)))
-    elif problem.mode == "infer":
-        choices, schedule = policy_schedule(table, fastest_fitting(table, chain))
+    elif best:
+        choices, schedule = policy_schedule(table, best.blocks)
     else:
         solution = SOLVERS[solver](chain, problem.memory)
         choices, schedule = cast(Named, solution.choices), list(solution.schedule)
@@ -69,10 +88,10 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
             where=timeline.peak_at,
         )
     if problem.mode == "infer":
-        bound_seconds = sum(o.seconds for block in fastest_fitting(table, chain) for o in block.options)
+        bound_seconds = (best or fastest(table)).seconds
     else:
         bound_seconds = (solution if policy == "auto" else SOLVERS["chain"](chain, problem.memory)).bound_seconds
-    resident, backward = resident_bytes(problem, CUDA_ALIGN if problem.device_type == "cuda" else 1)
+    resident, backward = resident_bytes(problem, CUDA_ALIGN if problem.device_type == "cuda" else 1, dict(chain.home))
     last = last_sum(table)
     seconds, bound_seconds = timeline.seconds + last, bound_seconds + last
     exposed = timeline.exposed + sum(waits(table, choices, schedule)) + last
@@ -81,12 +100,13 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
         problem=problem,
         policy=policy,
         solver=solver if policy == "auto" else "none",
-        promised=Promise(timeline.peak, seconds, timeline.peak_at, timeline.host_bytes, exposed),
+        promised=Promise(timeline.peak, seconds, timeline.peak_at, timeline.host_bytes, exposed, expected_error(table, choices, schedule)),
         bound=Bound(bound_seconds, seconds / bound_seconds - 1),
         costs="measured" if all_measured(table, choices) and links_measured(table) else "modelled",
         resident=resident | backward,
         choices=choices,
         schedule=tuple(schedule),
+        hosted=tuple(dict(chain.home)),
     ).signed()
 
 
@@ -131,26 +151,3 @@ def plain(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
 def letters(i: int) -> str:
     """a, b, ..., z, aa, ab, ..."""
     return (letters(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
-
-
-def fastest_fitting(table: OptionTable, chain: Chain) -> list[BlockChoice]:
-    """For inference, where nothing accumulates: of each sub-module the fastest option whose intermediate fits. It is its own
-    bound. Raises DoesNotFit."""
-    problem = table.problem
-    blocks: list[BlockChoice] = []
-    for stack in table.stacks:
-        room = problem.memory - chain.base_forward - (0 if problem.inputs == "overwritten" else sum(stack.state.values()))
-        least, where = max((min(o.bytes.forward for o in sub.options), sub.spec.name) for sub in stack.sub_modules)
-        need = problem.memory - room + least
-        if least > room:
-            raise DoesNotFit(
-                f"{stack.spec.name} needs {format_bytes(need)} (at {where}, in its thinnest slices), the limit is "
-                f"{format_bytes(problem.memory)}",
-                need=need,
-                have=problem.memory,
-                where=where,
-            )
-        fitting = ([o for o in sub.options if o.bytes.forward <= room] for sub in stack.sub_modules)
-        options = tuple(min(some, key=lambda o: (o.seconds, o.bytes.forward)) for some in fitting)
-        blocks += [BlockChoice(options)] * stack.blocks
-    return blocks

@@ -17,6 +17,8 @@ class Option:
     recordable: bool
     measured: bool = False
     """Whether its seconds come from measurements of this kernel."""
+    clocks: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 0.0), (0.0, 0.0))
+    """Seconds forward and backward of the device, and of the host that launches it; above is the longer of the two, where both count."""
     exposed: float = 0.0
     back_exposed: float = 0.0
-    """Seconds, of those, of collectives between ranks."""
+    """Seconds, of those, of collectives between ranks, and of copies from the host and back that the computation waits for."""

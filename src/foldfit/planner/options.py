@@ -1,30 +1,35 @@
 """The option table of a problem: for every sub-module, every kernel, slice and keep-or-recompute, with bytes and seconds."""
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 
 import msgspec
 
 from foldfit.cost.collectives import gather, reduce_scatter
-from foldfit.cost.database import Corrections, find_costs
-from foldfit.cost.devices import GRAPH_CALL, Device
-from foldfit.cost.memory import Setting, shared_bytes, sub_module_bytes
-from foldfit.cost.seconds import sub_module_seconds
+from foldfit.cost.database import find_costs
+from foldfit.cost.devices import Device
+from foldfit.cost.host import away_seconds
+from foldfit.cost.interpolate import Corrections
+from foldfit.cost.memory import Setting, away_bytes, shared_bytes, sub_module_bytes
+from foldfit.cost.seconds import Seconds, sub_module_seconds
 from foldfit.cost.sizes import Shapes, shapes_of
-from foldfit.cost.trust import distrusted, mark
+from foldfit.cost.trust import trusted
 from foldfit.planner.layouts import Passage, passages
 from foldfit.planner.option import Option
 from foldfit.planner.pieces import around, piece_options
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
 from foldfit.stacks import StackSpec, SubModuleSpec
+from foldfit.stacks.spec import Kernel
 
 CUDA_ALIGN = 512
 """Bytes: PyTorch's caching allocator rounds every tensor up to it."""
 
-LONGEST, MOST_SLICES = 0.05, 32
-"""Seconds and slices of an option that profiling still takes."""
+SMALL = 16
+"""A state tensor of fewer bytes than the largest one's by this stays on the device."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class OptionTable:
     problem: Problem
     device: Device
     stacks: tuple[StackOptions, ...]
+    clock: int | None = None
+    """Whose seconds its options have, where it is one clock's alone (planner/clocks.py)."""
 
 
 @lru_cache
@@ -63,14 +70,21 @@ def slice_rows(total: int) -> tuple[int, ...]:
     return tuple(sorted({-(-total // count) for count in range(1, total + 1)}, reverse=True))
 
 
-def option_table(problem: Problem, device: Device) -> OptionTable:
+def thinnest(total: int) -> tuple[int, ...]:
+    """Whole, and row by row: no other slices of a run that is not recorded take less memory than both."""
+    return (total, 1) if total > 1 else (1,)
+
+
+Rows = Callable[[int], tuple[int, ...]]
+"""Of all rows, the rows of a slice that are options."""
+
+
+def option_table(problem: Problem, device: Device, rows: Rows = slice_rows) -> OptionTable:
     """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have, BadInput
     for a cost database of another one."""
     device.peak(problem.precision)
-    if problem.launch == "graph":
-        device = replace(device, launch_seconds=GRAPH_CALL)
     costs = find_costs(device)
-    return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs) for stack in problem.stacks))
+    return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs, rows) for stack in problem.stacks))
 
 
 def setting_of(problem: Problem, shapes: Shapes) -> Setting:
@@ -85,21 +99,72 @@ def setting_of(problem: Problem, shapes: Shapes) -> Setting:
     )
 
 
-def stack_options(problem: Problem, stack: Stack, device: Device, costs: Corrections | None) -> StackOptions:
+def stack_options(problem: Problem, stack: Stack, device: Device, costs: Corrections | None, rows: Rows) -> StackOptions:
     spec, shapes = shapes_of(problem, stack)
     setting = setting_of(problem, shapes)
     state = {name: problem.batch * shapes.own_elements(name) * problem.itemsize for name in shapes.axes}
     subs = []
     for sub, passage in zip(spec.sub_modules, passages(spec, shapes, device, problem.itemsize, problem.batch, setting.align), strict=True):
         here = replace(setting, shapes=replace(shapes, layout=passage.layout))
-        options = [o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs)]
+        options = [o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs, rows)]
+        if away := tuple(name for name in hostable(problem) if name in state):
+            options = [o for option in options for o in (option, *on_host(option, sub, away, problem, here, device))]
         if problem.axial > 1:
             kernels = {name: on[problem.device_type] for name, on in sub.kernels.items() if problem.device_type in on}
-            options += list(piece_options(options, sub, kernels, here, device))
+            call = device.gap_seconds if problem.launch == "graph" else device.launch_seconds
+            options += list(piece_options(options, sub, kernels, here, call))
             ways = gathering(sub, here, device)
             options = [over_ranks(o, sub, passage, here, device, ways) for o in options]
         subs.append(SubModuleOptions(sub, passage.written, passage.final, tuple(options)))
     return StackOptions(spec, stack.blocks, shapes, state, tuple(subs))
+
+
+def hostable(problem: Problem) -> tuple[str, ...]:
+    """State tensors that an inference may have on the host: those of two axes that are not small beside the largest."""
+    if not problem.host_memory or problem.mode == "train":
+        return ()
+    sizes: dict[str, int] = {}
+    for stack in problem.stacks:
+        _, shapes = shapes_of(problem, stack)
+        sizes |= {name: shapes.elements(name) for name, lengths in shapes.axes.items() if len(lengths) == 2}
+    return tuple(sorted(name for name, size in sizes.items() if SMALL * size >= max(sizes.values())))
+
+
+def subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The empty one first."""
+    return [some for size in range(len(names) + 1) for some in combinations(names, size)]
+
+
+def on_host(
+    option: Option, sub: SubModuleSpec, names: tuple[str, ...], problem: Problem, setting: Setting, device: Device
+) -> Iterator[Option]:
+    """The same with some of `names` on the host. What the sub-module does not touch costs it nothing there. What is shared of another
+    tensor than the one that is mapped comes in slices of its own, as large as they may be beside the update's."""
+    kernel = sub.kernels[option.choice.kernel][problem.device_type]
+    model = sub_module_seconds(sub, kernel, option.choice, setting, device, problem.precision).by(problem.launch)[0]
+    known: dict[tuple[str, ...], Option] = {(): option}
+    for some in subsets(names)[1:]:
+        own = tuple(name for name in some if name in sub.touches)
+        choice = msgspec.structs.replace(option.choice, host=" ".join(some))
+        if own not in known:
+            if sub.shares and sub.shares[0] in own and sub.shares[0] != sub.reads[0][0]:
+                choice = beside_update(sub, kernel, choice, setting)
+            seconds, exposed = away_seconds(sub, kernel, choice, setting, device, problem.precision, option.seconds / model)
+            found = replace(option.bytes, forward=max(away_bytes(sub, kernel, choice, setting)))
+            known[own] = replace(option, choice=choice, bytes=found, seconds=seconds, exposed=exposed)
+        yield replace(known[own], choice=msgspec.structs.replace(known[own].choice, host=" ".join(some)))
+
+
+def beside_update(sub: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Setting) -> Choice:
+    """With the most rows of the share at a time that take no more than the update."""
+    assert sub.shares
+
+    def fits(rows: int) -> bool:
+        sharing, updating = away_bytes(sub, kernel, msgspec.structs.replace(choice, share_rows=rows), setting)
+        return sharing <= updating
+
+    rows = slice_rows(setting.shapes.own(*sub.shares))
+    return msgspec.structs.replace(choice, share_rows=rows[min(bisect_left(rows, True, key=fits), len(rows) - 1)])
 
 
 def gathering(sub: SubModuleSpec, setting: Setting, device: Device) -> tuple[float, float]:
@@ -135,47 +200,38 @@ def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Se
 
 
 def kernel_options(
-    sub: SubModuleSpec, name: str, problem: Problem, setting: Setting, device: Device, costs: Corrections | None
+    sub: SubModuleSpec, name: str, problem: Problem, setting: Setting, device: Device, costs: Corrections | None, each: Rows = slice_rows
 ) -> Iterator[Option]:
-    """Nothing where the kernel does not run on this device, in this precision or at these widths."""
+    """In slices of `each`, by default of all worth having. Nothing where the kernel does not run on this device, in this
+    precision or at these widths."""
     kernel = sub.kernels[name].get(problem.device_type)
     if kernel is None or name in device.without or problem.precision not in kernel.precisions:
         return
-    if mark(name, sub, problem.precision) in distrusted(device.name):
+    if not trusted(name, kernel, sub, problem.precision, device):
         return
     tensor, axis = sub.reads[0]
     lengths = setting.shapes.axes[tensor]
-    if lengths[axis - 1] % kernel.multiple or not all(low <= sub.widths[role] <= high for role, low, high in kernel.within):
+    other = lengths[axis - 1]
+    if other % kernel.multiple or other < kernel.shortest or not kernel.made_for(sub.widths):
         return
     total = setting.shapes.own(tensor, axis)
     shared = setting.shapes.own(*sub.shares) if sub.shares else 0
-    caution = costs.caution(sub, problem.precision, problem.launch, device) if costs else 1.0
-    for rows in slice_rows(total):
+    measured = costs is not None and costs.knows(sub, name, problem.precision, problem.launch, device)
+    caution = costs.caution(sub, problem.precision, device) if costs else Seconds(1, 1, 1, 1)
+    recordable = bool(kernel.update.record) and problem.precision in kernel.recorded
+    for rows in each(total):
         # As many rows of the share at a time as of the update, in proportion: its moments are the smaller ones.
         choice = Choice(name, rows, -(-rows * shared // total) if shared else 0)
-        modelled = sub_module_seconds(sub, kernel, choice, setting, device, problem.precision)
-        found = costs.seconds(sub, choice, setting, problem.precision, problem.launch, device, modelled) if costs else None
-        forward, back = found or (caution * modelled[0], caution * modelled[1])
-        recordable, measured = bool(kernel.update.record), found is not None
-        yield Option(choice, sub_module_bytes(sub, kernel, choice, setting), forward, back, recordable, measured)
+        seen = costs.seen(sub, choice, setting.shapes.axes, problem.precision, device) if costs else None
+        (ahead, behind), factors = seen or ((device, device), caution)
+        plain = sub_module_seconds(sub, kernel, choice, setting, ahead, problem.precision)
+        back = plain if behind is ahead else sub_module_seconds(sub, kernel, choice, setting, behind, problem.precision)
+        taken = Seconds(plain.forward, back.backward, plain.host_forward, back.host_backward).scaled(factors)
+        held = sub_module_bytes(sub, kernel, choice, setting)
+        yield Option(choice, held, *taken.by(problem.launch), recordable, measured, taken.clocks)
         if problem.mode == "train":
             again = Choice(name, rows, choice.share_rows, True)
-            more = sub_module_seconds(sub, kernel, again, setting, device, problem.precision)[1] - modelled[1]
-            back += more * forward / modelled[0]
-            yield Option(again, sub_module_bytes(sub, kernel, again, setting), forward, back, recordable, measured)
-
-
-def worth_measuring(table: OptionTable) -> Iterator[tuple[StackOptions, SubModuleOptions, Option]]:
-    """For `foldfit profile`: of every sub-module and kernel the options with all rows, half of them, a quarter ... that fit the
-    memory and that the model gives less than LONGEST."""
-    for stack in table.stacks:
-        room = table.problem.memory - 4 * sum(stack.state.values())
-        for sub in stack.sub_modules:
-            rows: dict[str, float] = {}
-            fewest = max(o.choice.rows for o in sub.options) / MOST_SLICES
-            for option in sorted(sub.options, key=lambda o: (o.choice.kernel, -o.choice.rows)):
-                choice = option.choice
-                fits = max(option.bytes.back, option.bytes.inter) <= room and option.seconds + option.back_seconds < LONGEST
-                if not choice.recompute and fits and fewest <= choice.rows <= rows.get(choice.kernel, float("inf")):
-                    rows[choice.kernel] = choice.rows // 2
-                    yield stack, sub, option
+            more = sub_module_seconds(sub, kernel, again, setting, ahead, problem.precision).minus(plain)
+            taken = taken.plus(more.scaled(factors.again))
+            held = sub_module_bytes(sub, kernel, again, setting)
+            yield Option(again, held, *taken.by(problem.launch), recordable, measured, taken.clocks)

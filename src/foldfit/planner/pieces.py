@@ -17,9 +17,10 @@ SIZES = 4
 
 
 def piece_options(
-    options: Iterable[Option], sub: SubModuleSpec, kernels: dict[str, Kernel], setting: Setting, device: Device
+    options: Iterable[Option], sub: SubModuleSpec, kernels: dict[str, Kernel], setting: Setting, call: float
 ) -> Iterator[Option]:
-    """Of those with all rows of a rank, half of them, a quarter ...: the same in pieces. Nothing where all is needed at once."""
+    """Of those with all rows of a rank, half of them, a quarter ...: the same in pieces, whose launches take `call`
+    seconds each. Nothing where all is needed at once."""
     if not sub.prepared or setting.shapes.ranks == 1:
         return
     total, own = setting.shapes.own(*sub.reads[0]), setting.shapes.own(*sub.shares)  # type: ignore[misc]
@@ -30,7 +31,7 @@ def piece_options(
             choice = msgspec.structs.replace(option.choice, piece_rows=size)
             kernel = kernels[choice.kernel]
             slices, visits = turns(setting, sub, choice)
-            more = setting.batch * slices * (visits - 1) * device.launch_seconds
+            more = setting.batch * slices * (visits - 1) * call
             forward, back = more * kernel.update.calls, more * (kernel.update.calls * (1 + choice.recompute) + kernel.update.back_calls)
             yield replace(
                 option, choice=choice, bytes=piece_bytes(sub, kernel, choice, setting), seconds=option.seconds + forward,

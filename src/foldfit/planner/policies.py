@@ -44,10 +44,8 @@ def find_option(sub: SubModuleOptions, *, rows: int | None = None, recompute: bo
     fitting = [
         o
         for o in sub.options
-        if o.choice.kernel == kernel
-        and o.choice.recompute == recompute
+        if (o.choice.kernel, o.choice.recompute, o.choice.host, o.choice.piece_rows) == (kernel, recompute, "", 0)
         and (rows is None or o.choice.rows <= rows)
-        and not o.choice.piece_rows
     ]
     if not fitting:
         raise BadInput(f"{sub.spec.name} has no option of kernel {kernel!r} with at most {rows} rows a slice")

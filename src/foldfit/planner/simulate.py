@@ -41,7 +41,8 @@ WORDS = {"check": 1, "load": 1, "free": 1, "backward": 1, "run": 2, "record": 2,
 
 @dataclass
 class Timeline:
-    """`host_bytes`: of the buffers that hold block inputs on the host, each kept for the next input of its size."""
+    """`host_bytes`: of the buffers that hold block inputs on the host, each kept for the next input of its size, and of state tensors
+    at home there."""
 
     moments: list[Moment] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
@@ -89,7 +90,10 @@ class Simulator:
         self.outputs: Buffer | None = None
         self.backward_phase = False
         self.expected = len(self.stages)
-        self.timeline = Timeline()
+        self.home = dict(chain.home)
+        self.timeline = Timeline(host_bytes=sum(self.home.values()))
+        self.visiting: set[str] = set()
+        """State tensors that are on the device now, though their home is the host."""
         self.host: set[int] = set()
         """Blocks whose input has a host buffer; its copy is on the device as well while the checkpoint is not None."""
         self.buffers: Counter[int] = Counter()
@@ -101,6 +105,7 @@ class Simulator:
 
     def alive(self) -> int:
         base = self.chain.base_backward if self.backward_phase else self.chain.base_forward
+        base += self.guests()
         held = {id(b): b.size for b in (self.state, *self.checkpoints.values()) if b}
         for source, versions, chosen in self.records.values():
             held[id(source)] = source.size
@@ -108,6 +113,18 @@ class Simulator:
         if self.outputs is not None:
             held.pop(id(self.outputs), None)
         return base + sum(held.values())
+
+    def guests(self) -> int:
+        return sum(self.home[name] for name in self.visiting)
+
+    def place(self, step: str, block: int, host: frozenset[str]) -> None:
+        """State tensors go home and come from there, as a sub-module wants them."""
+        visiting = set(self.stages[block].names & self.home.keys() - host)
+        moved = sum(self.home[name] for name in visiting ^ self.visiting)
+        if moved:
+            self.visiting = visiting
+            alive = self.alive()
+            self.note(step, WAIT, alive, alive, moved / self.chain.host_link)
 
     def gradient(self, block: int) -> int:
         return self.stages[min(block, len(self.stages) - 1)].state if self.backward_phase else 0
@@ -139,6 +156,7 @@ class Simulator:
 
     def end(self, step: str) -> None:
         self.require(self.at == len(self.stages) and self.state is not None and not self.backward_phase, step, "before the last block")
+        self.place(step, len(self.stages) - 1, frozenset(self.home))
         self.backward_phase = True
         self.outputs, self.state = self.state, None
         last = len(self.stages) - 1
@@ -216,6 +234,7 @@ class Simulator:
         for j, key in enumerate(self.keys(step, block, choice)):
             option = self.lookup(block, j, self.forward_of, key, "run")
             assert isinstance(option, Forward)
+            self.place(step, block, option.host)
             alive = self.alive() + self.gradient(block)
             self.note(step, stage.subs[j].name, alive, alive + option.inter, option.seconds)
         self.arrive(block + 1)
@@ -223,6 +242,8 @@ class Simulator:
     def arrive(self, block: int) -> None:
         """At the input of a block: where another stack begins, its tensors replace the last one's."""
         self.at = block
+        if self.visiting and block < len(self.stages):
+            self.visiting &= {name for stage in self.stages[block:] for name in stage.names}
         if 0 < block < len(self.stages) and self.stages[block] is not self.stages[block - 1] and self.state and self.state.size:
             entry = self.stages[block].entry
             self.state, self.owned = Buffer(self.stages[block].state if entry is None else entry), False

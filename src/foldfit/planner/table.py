@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Forward:
-    """An option of running a sub-module without recording: peak bytes beyond the state, seconds."""
+    """An option of running a sub-module without recording: peak bytes beyond the state, seconds, and which state tensors are on the
+    host meanwhile."""
 
     inter: int
     seconds: float
     key: object
+    host: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,21 @@ class Sub:
 @dataclass(frozen=True)
 class Stage:
     """One block type. `state`: bytes that its blocks pass on, and of their gradient. `entry`: bytes that a checkpoint at
-    the input of its first block costs (default: state), less where the caller holds part of it."""
+    the input of its first block costs (default: state), less where the caller holds part of it. `names`: its state tensors."""
 
     name: str
     state: int
     subs: tuple[Sub, ...]
     entry: int | None = None
+    names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Chain:
     """(stage, blocks) in order. `base_forward`, `base_backward`: bytes that stay in either phase; `outputs`: bytes of the
     final state, which the caller holds in the backward phase and base_backward includes. `owned`: the caller's input may
-    be overwritten. `host_memory`: bytes of pinned host memory for block inputs; `host_link`: bytes/s of copies, each way."""
+    be overwritten. `host_memory`: bytes of pinned host memory; `host_link`: bytes/s of copies, each way. `home`: bytes of the state
+    tensors whose home is the host; base_forward has none of them."""
 
     runs: tuple[tuple[Stage, int], ...]
     base_forward: int
@@ -61,6 +65,7 @@ class Chain:
     owned: bool = False
     host_memory: int = 0
     host_link: float = 0.0
+    home: tuple[tuple[str, int], ...] = ()
 
     def stages(self) -> list[Stage]:
         """One a block."""

@@ -16,6 +16,7 @@ from foldfit.runtime import pieces
 from foldfit.runtime.parameters import Gradients, bound, leaves_of
 from foldfit.runtime.ranks import ALONE, Ranks
 from foldfit.runtime.rows import leaf, slices, take, view
+from foldfit.runtime.windows import Away, windows
 from foldfit.stacks.spec import Axis
 
 State = dict[str, Tensor]
@@ -34,6 +35,7 @@ class Call:
     ranks: Ranks = ALONE
     total: int = 0
     """Rows of the axis that is shared, of all ranks; 0: alone."""
+    away: Away = Away()
 
     def drop_rows(self, start: int, stop: int) -> Tensor | None:
         if self.drop is None or self.drop.shape[0] == 1:
@@ -69,8 +71,8 @@ def share(call: Call, module: SubModule, x: Tensor, mask: Tensor, graphs: list[G
     first, last = call.ranks.own(total)
     if call.choice.piece_rows:
         first, last, total = 0, last - first, last - first
-    for start, stop in slices(last - first, rows):
-        part = leaf(take(x, axis[1], start, stop))
+    for start, stop, at in windows({axis: x}, rows, call.away):
+        part = leaf(mapped(at.pop(axis), axis))
         out = module.share(part, take(mask, axis[1], start, stop), KERNELS[call.choice.kernel])
         if graphs is not None:
             graphs.append(Graph([part], [get_gradient_edge(o) for o in out if o.requires_grad]))
@@ -91,6 +93,11 @@ def share(call: Call, module: SubModule, x: Tensor, mask: Tensor, graphs: list[G
     return buffers
 
 
+def mapped(part: Tensor, axis: Axis) -> Tensor:
+    """Rows as a sub-module takes them: that axis first, contiguous."""
+    return take(part, axis[1], 0, part.shape[axis[1]])
+
+
 def update(call: Call, module: SubModule, x: tuple[Tensor, ...], shared: tuple[Tensor, ...], mask: Tensor, start: int, stop: int) -> Tensor:
     """The update of rows start..stop, x being those rows."""
     main = call.module.spec.reads[0]
@@ -107,6 +114,7 @@ def forward(call: Call, state: State, target: Tensor) -> None:
     Safe where target is the very tensor that is read, since a slice reads only its own rows and `shared`.
     """
     spec = call.module.spec
+    state = {**state, spec.writes[0]: target}
     module = bound(call.module, target.dtype)
     with torch.no_grad():
         for sample in range(len(target)):
@@ -118,16 +126,16 @@ def forward(call: Call, state: State, target: Tensor) -> None:
                 continue
             main = spec.reads[0]
             mask = call.masks[main[0]][sample]
-            for start, stop in slices(state[main[0]].shape[1 + main[1]], call.choice.rows):
-                x = read(spec.reads, state, sample, start, stop)
-                u = update(call, module, x, shared, mask, start, stop)
-                del x
-                add(call, target[sample], u, start, stop)
-                del u
+            tensors = {axis: state[axis[0]][sample] for axis in (*spec.reads, spec.writes)}
+            for start, stop, at in windows(tensors, call.choice.rows, call.away, spec.writes):
+                u = update(call, module, tuple(mapped(at[axis], axis) for axis in spec.reads), shared, mask, start, stop)
+                add(call, at[spec.writes], u, start, stop)
+                del at, u
 
 
-def add(call: Call, target: Tensor, u: Tensor, start: int, stop: int) -> None:
-    rows = view(target, call.module.spec.writes[1], start, stop)
+def add(call: Call, part: Tensor, u: Tensor, start: int, stop: int) -> None:
+    """To rows start..stop of the tensor that is written."""
+    rows = view(part, call.module.spec.writes[1], 0, stop - start)
     KERNELS[call.choice.kernel].add(rows, u, call.drop_rows(start, stop))
 
 
@@ -154,7 +162,7 @@ def record(call: Call, state: State) -> tuple[Tensor, Kept | None]:
                 u, graph = trace(call, kept.module, state, shared, sample, start, stop)
             kept.updates[-1].append(graph)
             with torch.no_grad():
-                add(call, target[sample], u.detach(), start, stop)
+                add(call, target[sample].narrow(spec.writes[1], start, stop - start), u.detach(), start, stop)
             del u, graph
     return target, kept
 

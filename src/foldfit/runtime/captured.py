@@ -51,11 +51,14 @@ class Captured:
         executor, pool = Executor(trunk.sub_modules(), plan, self.masks, seed, ranks=trunk.ranks), torch.cuda.graph_pool_handle()
         # NCCL's watchdog asks for events meanwhile, in a thread of its own.
         mode = "global" if trunk.ranks.group is None else "thread_local"
+        torch.cuda.reset_peak_memory_stats(device)
         self.work(
             executor,
             torch.cuda.graph(self.forward_graph, pool=pool, stream=stream, capture_error_mode=mode),
             torch.cuda.graph(self.backward_graph, pool=pool, stream=stream, capture_error_mode=mode),
         )
+        self.held = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
+        """Bytes that replays use beyond what is allocated meanwhile: of tensors that come and go within the graphs."""
 
     def work(self, executor: Executor, forward: AbstractContextManager, backward: AbstractContextManager) -> None:
         """Both halves of the schedule, each in its context."""

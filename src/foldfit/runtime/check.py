@@ -1,5 +1,6 @@
 """Checks that a plan and its inputs belong together before anything is allocated."""
 
+import importlib.util
 import re
 from typing import TYPE_CHECKING
 
@@ -7,11 +8,12 @@ import torch
 from torch import Tensor
 
 from foldfit._version import __version__
-from foldfit.errors import BadInput, NotSupported
+from foldfit.errors import BadInput, MissingEnvironment, NotSupported
 from foldfit.ops import KERNELS
 from foldfit.plans import Plan
 from foldfit.problem import Stack
 from foldfit.runtime.ranks import Ranks
+from foldfit.stacks.kernels import INSTALL
 
 if TYPE_CHECKING:
     from foldfit.runtime.trunk import Trunk
@@ -25,7 +27,8 @@ def describe(stack: Stack) -> str:
 
 
 def check_plan(trunk: "Trunk", plan: Plan) -> None:
-    """Raises BadInput for a plan of another trunk or number of ranks, NotSupported for another version or an unknown kernel."""
+    """Raises BadInput for a plan of another trunk or number of ranks, NotSupported for another version or an unknown kernel,
+    MissingEnvironment for a kernel whose package is not here."""
     if plan.version != __version__:
         raise NotSupported(f"the plan was made by foldfit {plan.version}, this is {__version__}: plan again")
     if plan.problem.axial != trunk.ranks.size:
@@ -43,17 +46,33 @@ def check_plan(trunk: "Trunk", plan: Plan) -> None:
                 raise NotSupported(f"choice {name} of the plan wants kernel {choice.kernel!r}; known: {', '.join(KERNELS)}")
             if choice.rows < 1 or choice.share_rows < 0:
                 raise BadInput(f"choice {name} of the plan has {choice.rows} rows a slice: expected at least 1")
+            if not set(choice.host.split()) <= set(plan.hosted):
+                raise BadInput(f"choice {name} of the plan has {choice.host!r} on the host, the plan {' '.join(plan.hosted)!r}: plan again")
             if choice.piece_rows < 0 or (choice.piece_rows and plan.problem.axial == 1):
                 raise BadInput(
                     f"choice {name} of the plan has pieces of {choice.piece_rows} rows on {plan.problem.axial} ranks: plan again"
                 )
             if bool(choice.layout) != (plan.problem.axial > 1) or not re.fullmatch(r"(\w[01]( \w[01])*)?", choice.layout):
                 raise BadInput(f"choice {name} of the plan has the layout {choice.layout!r} on {plan.problem.axial} ranks: plan again")
+    check_packages(trunk, {choice.kernel for choices in plan.choices.values() for choice in choices})
+    if plan.hosted and not (plan.problem.mode == "infer" and plan.problem.host_memory and plan.problem.inputs == "overwritten"):
+        raise BadInput(
+            f"the plan has {' '.join(plan.hosted)!r} on the host: expected an inference with host memory that overwrites its inputs"
+        )
     for step in plan.schedule:
         check_step(step, plan, stack_of)
     check_kept(plan)
     if plan.schedule.count("end") != 1:
         raise BadInput(f"the plan's schedule has {plan.schedule.count('end')} steps `end`: expected 1")
+
+
+def check_packages(trunk: "Trunk", kernels: set[str]) -> None:
+    """Raises MissingEnvironment where a kernel's package is not installed."""
+    for sub in (sub for spec in trunk.specs for sub in spec.sub_modules):
+        for name in kernels & set(sub.kernels):
+            for package in {k.package for k in sub.kernels[name].values() if k.package}:
+                if importlib.util.find_spec(package) is None:
+                    raise MissingEnvironment(f"the plan runs {sub.name} by {name}, which is not installed: pip install {INSTALL[package]}")
 
 
 def check_step(step: str, plan: Plan, stack_of: list) -> None:
@@ -142,14 +161,17 @@ def check_inputs(trunk: "Trunk", plan: Plan, state: State, masks: State, train: 
                 raise BadInput(f"expected {expected}, got {'nothing' if x is None else list(x.shape)}: plan for these sizes")
             if x.dtype != dtype:
                 raise BadInput(f"{name} is {x.dtype}, the plan is {problem.precision}: call {name}.to({dtype}), or plan in its precision")
-            if x.device.type != problem.device_type:
-                raise BadInput(f"{name} is on {x.device.type}, the plan is for {problem.device}: move it, or plan for this device")
+            if x.device.type != ("cpu" if name in plan.hosted else problem.device_type):
+                where = "the host" if name in plan.hosted else problem.device
+                raise BadInput(f"{name} is on {x.device.type}, the plan has it on {where}: move it, or plan for this device")
+            if name in plan.hosted and not x.is_contiguous():
+                raise BadInput(f"{name} is worked on where it lies on the host: expected it contiguous, got strides {list(x.stride())}")
             if x.is_cuda:
                 check_card(problem.device, torch.cuda.get_device_name(x.device))
             out[name] = x.reshape(batch.numel(), *shape[len(batch) :])
             mask = masks.get(name)
             if mask is None:
-                mask = x.new_ones(()).expand(whole[:-1])
+                mask = x.new_ones((), device=problem.device_type).expand(whole[:-1])
             if tuple(mask.shape) != whole[:-1]:
                 raise BadInput(f"{spec.masks[name]}: expected {list(whole[:-1])}, got {list(mask.shape)}")
             out_masks[name] = mask.to(dtype).reshape(-1, *whole[len(batch) : -1]).contiguous()

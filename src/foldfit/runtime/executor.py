@@ -12,9 +12,10 @@ from foldfit.plans import Choice, Plan
 from foldfit.runtime import apply
 from foldfit.runtime.apply import Call, Kept, State
 from foldfit.runtime.dropout import drop_mask
-from foldfit.runtime.offload import Host
+from foldfit.runtime.offload import Home, Host
 from foldfit.runtime.parameters import Gradients
 from foldfit.runtime.ranks import ALONE, Begun, Ranks, layout_of
+from foldfit.runtime.windows import Away
 
 Watch = Callable[[str, str], None]
 """Told (step, sub-module) after each sub-module that ran."""
@@ -47,7 +48,9 @@ class Executor:
         self.owned: set[str] = set()
         """The tensors of the state that nothing else holds, so that a run may write into them."""
         self.checkpoints: dict[int, State] = {}
-        self.host = Host(plan.digest)
+        self.device = next(iter(masks.values())).device
+        self.host = Host(plan.digest, ranks.waits)
+        self.home = Home({}, self.device)
         self.records: dict[int, Record] = {}
         self.grads: State = {}
         self.gradients: Gradients | None = None
@@ -67,9 +70,11 @@ class Executor:
         """The steps up to `end`. Returns the final state."""
         self.state = dict(state)
         self.owned = set(self.state) if self.plan.problem.inputs == "overwritten" else set()
-        with matmul_precision(self.plan.problem.precision):
+        self.home = self.host.receive({name: state[name] for name in self.plan.hosted}, self.device)
+        with matmul_precision(self.plan.problem.precision), contextlib.closing(self.home):
             for step in self.plan.schedule[: self.end]:
                 self.do(step)
+            self.home.place(self.state, self.state.keys())
         out, self.state = self.state, None
         assert out is not None
         return out
@@ -134,6 +139,7 @@ class Executor:
         choices = self.plan.choices[choice]
         for i, c in enumerate(choices):
             self.lay(state, c.layout, beside=self.blocks[block][i])
+            self.home.place(state, {*c.host.split()} | state.keys() - self.own[block])
             call = self.call(block, i, c)
             apply.forward(call, state, state[call.module.spec.writes[0]])
             self.land(state)
@@ -212,7 +218,8 @@ class Executor:
             drop = drop if len(drop) == 1 else self.ranks.narrow(drop, 0)
         masks = {name: self.ranks.narrow(mask, 1 + self.at.get(name, 0)) for name, mask in self.masks.items()}
         total = self.masks[spec.shares[0]].shape[1 + spec.shares[1]] if spec.shares else 0
-        return Call(module, choice, masks, drop, self.ranks, total)
+        away = Away(frozenset(choice.host.split()), self.device, self.host.waits)
+        return Call(module, choice, masks, drop, self.ranks, total, away)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from foldfit.errors import BadInput, MissingEnvironment
 from foldfit.plans import Plan
 from foldfit.runtime.check import check_card
+from foldfit.runtime.link import host_buffer
 from foldfit.runtime.measure import split_inputs
 from foldfit.runtime.ranks import ALONE, Ranks
 from foldfit.runtime.shards import unshard
@@ -20,6 +22,9 @@ from foldfit.runtime.trunk import DTYPES, Trunk
 
 if TYPE_CHECKING:
     from foldfit.inputs.features import Features
+
+ROWS = 64
+"""Of a tensor on the host, drawn at a time."""
 
 PARAMETERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,12 +64,13 @@ def job_of(plan: Plan, msa: str | None = None, weights: str | None = None, seed:
         notes.append("inputs are random: give --msa FILE.a3m for a protein's")
         torch.manual_seed(seed + (dist.get_rank() if dist.is_initialized() else 0))
         inputs = random_inputs(model, plan)
-    inputs = {k: v.to(device, dtype) for k, v in inputs.items()}
+    inputs = {k: v.to("cpu" if k in plan.hosted else device, dtype) for k, v in inputs.items()}
     return Job(model, inputs, optimizer_of(model, problem.optimizer), notes)
 
 
 def random_inputs(model: Trunk, plan: Plan) -> dict[str, Tensor]:
-    """Drawn where they are used: a long protein's pair tensor has no room elsewhere."""
+    """Drawn where they are used: a long protein's pair tensor has no room elsewhere. What is at home on the host is drawn on the
+    device, some rows at a time."""
     out: dict[str, Tensor] = {}
     device, dtype = plan.problem.device_type, DTYPES[plan.problem.precision]
     batch = (plan.problem.batch,) if plan.problem.batch > 1 else ()
@@ -72,7 +78,13 @@ def random_inputs(model: Trunk, plan: Plan) -> dict[str, Tensor]:
         numbers = {"n_seq": stack.rows, "n_extra": stack.rows, "n_res": plan.problem.n_res, **spec.widths}
         for name, dims in spec.state.items():
             start, stop = model.ranks.own(numbers[dims[0]])
-            out[name] = torch.randn(*batch, stop - start, *(numbers[d] for d in dims[1:]), device=device, dtype=dtype)
+            shape = (*batch, stop - start, *(numbers[d] for d in dims[1:]))
+            if name not in plan.hosted:
+                out[name] = torch.randn(shape, device=device, dtype=dtype)
+                continue
+            out[name] = host_buffer(prod(shape) * dtype.itemsize, device == "cuda").view(dtype).view(shape)
+            for part in out[name].flatten(0, len(batch)).split(ROWS):
+                part.copy_(torch.randn(part.shape, device=device, dtype=dtype))
     return out
 
 

@@ -38,11 +38,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     promised_peak_bytes: int
     promised_seconds: float
     host_bytes: int = 0
-    """Of the buffers on the host, of which every byte is our own."""
+    """Of the buffers on the host, of which every byte is our own, and of state tensors at home there."""
     promised_host_bytes: int = 0
     exposed: float = 0.0
-    """Seconds of the last timed run that went by between the beginning and the end of collectives of several ranks; 0 under a
-    graph, in which nothing is timed."""
+    """Seconds of the last run in which the computation waited for copies to the host or back, or that went by between the
+    beginning and the end of collectives of several ranks; 0 under a graph, in which nothing is timed."""
     promised_exposed: float = 0.0
     rank_peaks: tuple[int, ...] = ()
     """Peak bytes of every rank, where there are several: `peak_bytes` is the largest."""
@@ -102,7 +102,7 @@ def measure(
     """
     state, masks = split_inputs(model, inputs)
     parameters = list(model.parameters())
-    alive = [*parameters, *state.values(), *masks.values()]
+    alive = [*parameters, *(x for name, x in state.items() if name not in plan.hosted), *masks.values()]
     if optimizer:
         alive += [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
     cuda = plan.problem.device_type == "cuda"
@@ -122,13 +122,14 @@ def measure(
 
     run = partial(once, model, state, masks, plan, optimizer)
     pool_of.cache_clear()
+    model.ranks.waits = None if repeat else []
     start = clock(cuda)
     with meter:
         run(watch, lambda: partial(forward_ended, meter.now()))
         last = meter.peak()
     times = [] if repeat else [clock(cuda) - start]
     for i in range(-warmup if repeat else 0, repeat):
-        if i + 1 == repeat and model.ranks.size > 1:
+        if i + 1 == repeat:
             model.ranks.waits = []
         start = clock(cuda)
         run()
@@ -164,9 +165,11 @@ def once(
     watch: Callable[[str, str], None] | None = None,
     forward: Callable[[], Callable[[], None]] | None = None,
 ) -> None:
-    """One run of a plan. `forward`: called before it; what it returns, when forward has ended."""
+    """One run of a plan. `forward`: called before it; what it returns, when forward has ended. Inputs that it overwrites are copied
+    before, but for those on the host, which may have no room for two: there, runs follow on each other's results."""
     train = plan.problem.mode == "train"
-    fresh = {k: v.clone() for k, v in state.items()} if plan.problem.inputs == "overwritten" and not watch else state
+    lost = state.keys() - set(plan.hosted) if plan.problem.inputs == "overwritten" and not watch else set()
+    fresh = {k: v.clone() if k in lost else v for k, v in state.items()}
     with torch.set_grad_enabled(train):
         ended = forward() if forward else None
         out = model.run(fresh, masks, plan, watch)

@@ -1,58 +1,46 @@
-"""Block inputs on the host: copied out and back beside the computation, in buffers that stay for the next run.
+"""What is on the host. Block inputs of a training step: copied out and back beside the computation, in buffers that stay for the next
+run. State tensors of an inference: where the caller has them, between its sub-modules and, by rows (runtime/windows.py), in them.
 
 The device's memory is given out and taken back in the computation's own order: a copy back begins when the computation has come
 to where its tensors are made, and they, or those that were copied out, are let go only when it has waited for the copy. So
 the allocator needs to know of no second stream, and what is allocated is what the schedule says.
 """
 
-import mmap
-import weakref
 from collections import defaultdict
-from functools import cache, lru_cache
+from collections.abc import Collection, Iterable
+from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from foldfit.errors import MissingEnvironment
-from foldfit.units import format_bytes
+from foldfit.runtime.link import IN, OUT, Event, Waits, begin, host_buffer, pin, wait
 
 State = dict[str, Tensor]
 
 
-def host_buffer(size: int, pinned: bool) -> Tensor:
-    """`size` bytes of the host's own pages, which no meter of a device counts, also where the device is the CPU. PyTorch's
-    pinned memory would be rounded up to a power of two."""
-    try:
-        pages = np.frombuffer(mmap.mmap(-1, size), dtype=np.uint8)
-    except OSError as error:
-        raise MissingEnvironment(f"the host has no {format_bytes(size)} left ({error.strerror}): give less --host-memory") from None
-    if pinned:
-        address = pages.ctypes.data
-        code = int(torch.cuda.cudart().cudaHostRegister(address, size, 0))
-        if code:
-            raise MissingEnvironment(f"cannot pin {format_bytes(size)} of host memory (CUDA error {code}): give less --host-memory")
-        weakref.finalize(pages, unpin, address).atexit = False
-    return torch.from_numpy(pages)
-
-
-def unpin(address: int) -> None:
-    """Of a run that was abandoned with a copy under way, or of another plan than the last."""
-    torch.cuda.synchronize()
-    torch.cuda.cudart().cudaHostUnregister(address)
-
-
 class Pool:
-    """Host buffers by size. `held`: bytes of all that were made, in use or not."""
+    """Host buffers by size. `made`: bytes of all that were made, in use or not; `callers`: of the last run's state tensors on the host."""
 
     def __init__(self, pinned: bool) -> None:
-        self.pinned, self.held = pinned, 0
+        self.pinned, self.made, self.callers = pinned, 0, 0
         self.free: defaultdict[int, list[Tensor]] = defaultdict(list)
+
+    @property
+    def held(self) -> int:
+        return self.made + self.callers
+
+    def adopt(self, tensors: Iterable[Tensor]) -> None:
+        """The caller's own, in the place of those of the last run: pinned where they lie."""
+        self.callers = 0
+        for x in tensors:
+            if self.pinned:
+                pin(x)
+            self.callers += x.nbytes
 
     def take(self, size: int) -> Tensor:
         if self.free[size]:
             return self.free[size].pop()
-        self.held += size
+        self.made += size
         return host_buffer(size, self.pinned)
 
     def give(self, buffer: Tensor) -> None:
@@ -65,12 +53,6 @@ def pool_of(digest: str, pinned: bool) -> Pool:
     return Pool(pinned)
 
 
-@cache
-def streams_of(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
-    """For copies out and for copies back, which the link takes at the same time."""
-    return torch.cuda.Stream(device), torch.cuda.Stream(device)
-
-
 class Copy:
     """An input on the host: its buffer, its parts in the layout of its tensors, and the event after its last copy."""
 
@@ -78,7 +60,7 @@ class Copy:
         self.buffer = buffer
         parts = buffer.split([x.nbytes for x in state.values()])
         self.parts = {name: laid_out(part.view(x.dtype), x) for (name, x), part in zip(state.items(), parts, strict=True)}
-        self.event: torch.cuda.Event | None = None
+        self.event: Event = None
 
 
 def laid_out(flat: Tensor, x: Tensor) -> Tensor:
@@ -94,8 +76,8 @@ def laid_out(flat: Tensor, x: Tensor) -> Tensor:
 class Host:
     """The inputs that one run of a plan has on the host, by block. A run that is abandoned gives their buffers back."""
 
-    def __init__(self, digest: str) -> None:
-        self.digest = digest
+    def __init__(self, digest: str, waits: Waits = None) -> None:
+        self.digest, self.waits = digest, waits
         self.device = torch.device("cpu")
         self.copies: dict[int, Copy] = {}
         self.pool: Pool
@@ -104,38 +86,31 @@ class Host:
         for kept in self.copies.values():
             self.pool.give(kept.buffer)
 
+    def receive(self, state: State, device: torch.device) -> "Home":
+        """A caller's tensors, pinned where they lie."""
+        if state:
+            pool_of(self.digest, device.type == "cuda").adopt(state.values())
+        return Home(state, device, self.waits)
+
     def offload(self, block: int, state: State) -> None:
         """Begins the copy of `state`, which must stay until it is dropped."""
         self.device = next(iter(state.values())).device
         if not self.copies:
             self.pool = pool_of(self.digest, self.device.type == "cuda")
         self.copies[block] = to = Copy(self.pool.take(sum(x.nbytes for x in state.values())), state)
-        self.copy(to, 0, [(to.parts[name], x) for name, x in state.items()])
+        to.event = begin(self.device, OUT, [(to.parts[name], x) for name, x in state.items()], self.waits)
 
     def fetch(self, block: int) -> State:
         """New tensors, and begins the copy back into them; they may be read when it was waited for."""
         of = self.copies[block]
         state = {name: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=self.device) for name, x in of.parts.items()}
-        self.copy(of, 1, [(x, of.parts[name]) for name, x in state.items()])
+        of.event = begin(self.device, IN, [(x, of.parts[name]) for name, x in state.items()], self.waits)
         return state
-
-    def copy(self, which: Copy, way: int, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        """After all that the computation was given so far, and beside what it is given next."""
-        if self.device.type == "cpu":
-            for target, source in pairs:
-                target.copy_(source)
-            return
-        stream = streams_of(self.device)[way]
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            for target, source in pairs:
-                target.copy_(source, non_blocking=True)
-            which.event = stream.record_event()
 
     def wait(self, block: int) -> None:
         """Makes the computation, not the host, wait for the last copy of an input."""
-        if block in self.copies and (event := self.copies[block].event):
-            torch.cuda.current_stream(self.device).wait_event(event)
+        if block in self.copies:
+            wait(self.device, self.copies[block].event, self.waits)
             self.copies[block].event = None
 
     def free(self, block: int) -> None:
@@ -147,3 +122,31 @@ class Host:
         """Nothing is under way any more: before tensors are let go where an error ends a run."""
         for block in self.copies:
             self.wait(block)
+
+
+class Home:
+    """The state tensors whose home is the host, `tensors`, and which of them are on the device in the meantime."""
+
+    def __init__(self, tensors: State, device: torch.device, waits: Waits = None) -> None:
+        self.tensors, self.device, self.waits = tensors, device, waits
+        self.visiting: set[str] = set()
+
+    def place(self, state: State, wanted: Collection[str]) -> None:
+        """Of `state`, what is at home here: to the host what is `wanted` there, the rest to the device."""
+        self.visiting &= state.keys()
+        for name in sorted(self.visiting & set(wanted)):
+            self.move(OUT, self.tensors[name], state[name])
+            state[name] = self.tensors[name]
+            self.visiting.remove(name)
+        for name in sorted((self.tensors.keys() & state.keys()) - self.visiting - set(wanted)):
+            state[name] = torch.empty_like(self.tensors[name], device=self.device)
+            self.move(IN, state[name], self.tensors[name])
+            self.visiting.add(name)
+
+    def move(self, way: int, target: Tensor, source: Tensor) -> None:
+        wait(self.device, begin(self.device, way, [(target, source)], self.waits), self.waits)
+
+    def close(self) -> None:
+        """The caller may read its tensors."""
+        if self.tensors and self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()

@@ -1,14 +1,27 @@
 """Which kernels can run which sub-module, by device type."""
 
 from foldfit.stacks import attention_kernels as attention
+from foldfit.stacks import cueq_kernels as cueq
 from foldfit.stacks import pair_kernels as pair
 from foldfit.stacks import sdpa_kernels as sdpa
 from foldfit.stacks import single_kernels as single
+from foldfit.stacks import triton_global_kernels as triton_global
 from foldfit.stacks import triton_kernels as triton
+from foldfit.stacks import triton_outer_kernels as triton_outer
+from foldfit.stacks import triton_transition_kernels as triton_transition
+from foldfit.stacks import triton_triangle_kernels as triton_triangle
 from foldfit.stacks.spec import Kernel, Phase
+
+CUEQ = "cuequivariance_torch"
+INSTALL = {CUEQ: "cuequivariance-torch cuequivariance-ops-torch-cu13"}
+"""Module of an optional package -> what pip calls it."""
+PROVIDERS = ("cueq",)
+"""Kernels of optional packages."""
 
 Kernels = dict[str, dict[str, Kernel]]
 """Kernel name -> device type -> cost."""
+HALF = ("bf16", "fp16")
+"""Precisions of kernels that in fp32 storage would be slower than the library's products."""
 
 
 def anywhere(update: Phase, share: Phase | None = None) -> dict[str, Kernel]:
@@ -20,6 +33,11 @@ def fused(update: Phase, widths: tuple[str, int, int], share: Phase | None = Non
     return {"cuda": Kernel(update, share, within=(widths,))}
 
 
+def by_cueq(update: Phase, share: Phase) -> dict[str, Kernel]:
+    """cuEquivariance's, at the sizes from which on it does not fall back to PyTorch."""
+    return {"cuda": Kernel(update, share, within=(("d", 32, 32),), shortest=101, recorded=("tf32", "bf16", "fp16"), package=CUEQ)}
+
+
 COLUMN_ATTENTION: Kernels = {
     "reference": anywhere(attention.UNBIASED_UPDATE),
     "sdpa": {"cpu": Kernel(sdpa.UNBIASED_UPDATE), "cuda": Kernel(sdpa.CUDA_UNBIASED_UPDATE)},
@@ -29,6 +47,7 @@ ROW_ATTENTION: Kernels = {
     "reference": anywhere(attention.UPDATE, attention.ROW_SHARE),
     "sdpa": {"cpu": Kernel(sdpa.CPU_UPDATE, attention.ROW_SHARE), "cuda": Kernel(sdpa.CUDA_UPDATE, attention.ROW_SHARE, multiple=8)},
     "triton": fused(triton.ATTENTION, ("d", 8, 64), triton.ROW_SHARE),
+    "cueq": by_cueq(cueq.UPDATE, attention.ROW_SHARE),
 }
 TRIANGLE_ATTENTION: Kernels = {
     "reference": anywhere(attention.UPDATE, attention.TRIANGLE_SHARE),
@@ -37,13 +56,23 @@ TRIANGLE_ATTENTION: Kernels = {
         "cuda": Kernel(sdpa.CUDA_UPDATE, attention.TRIANGLE_SHARE, multiple=8),
     },
     "triton": fused(triton.ATTENTION, ("d", 8, 64), triton.TRIANGLE_BIAS),
+    "cueq": by_cueq(cueq.UPDATE, attention.TRIANGLE_SHARE),
 }
-GLOBAL_ATTENTION: Kernels = {"reference": anywhere(single.GLOBAL_UPDATE)}
+GLOBAL_ATTENTION: Kernels = {
+    "reference": anywhere(single.GLOBAL_UPDATE),
+    "triton": {"cuda": Kernel(triton_global.GLOBAL_ATTENTION, within=(("c", 1, 128), ("e", 1, 128)))},
+}
 SINGLE_ATTENTION: Kernels = {"reference": anywhere(single.SINGLE_UPDATE, single.SINGLE_SHARE)}
 TRIANGLE_MULTIPLICATION: Kernels = {
     "reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE),
-    "triton": fused(triton.TRIANGLE_UPDATE, ("u", 1, 256), triton.TRIANGLE_SHARE),
+    "triton": fused(triton_triangle.TRIANGLE_UPDATE, ("u", 1, 256), triton_triangle.TRIANGLE_SHARE),
 }
-OUTER_PRODUCT_MEAN: Kernels = {"reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE)}
-RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE)}
-SWIGLU_TRANSITION: Kernels = {"reference": anywhere(pair.SWIGLU_UPDATE)}
+RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE), "triton": fused(triton_transition.RELU_TRANSITION, ("c", 1, 512))}
+SWIGLU_TRANSITION: Kernels = {
+    "reference": anywhere(pair.SWIGLU_UPDATE),
+    "triton": {"cuda": Kernel(triton_transition.SWIGLU_TRANSITION, precisions=HALF, within=(("c", 1, 256),))},
+}
+OUTER_PRODUCT_MEAN: Kernels = {
+    "reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE),
+    "triton": {"cuda": Kernel(triton_outer.OUTER_UPDATE, triton_outer.OUTER_SHARE, within=(("c", 1, 256), ("z", 1, 128), ("p", 1, 128)))},
+}

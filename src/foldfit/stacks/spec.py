@@ -4,6 +4,7 @@ One letter a ROLE, not a size (`sizes` in cost/sizes.py gives them numbers):
     r rows at hand    R all rows    n the other axis    k keys    c channels in    z channels of the pair or out
     h heads           d head dim    e heads * head dim  u hidden  o p outer-product channels    t 1 if a slice is copied, else 0
     v the same of its mask alone, where ranks share the other axis
+    q elements, of r n, that a kernel takes at a time
 An expression is a sum of tensors, "r n c + 4 r n e + f32 2 r n": a leading number counts, `f32` fixes 4 bytes an element
 where the others have the storage precision's.
 """
@@ -53,6 +54,15 @@ class Kernel:
     """The other axis' length must be a multiple of it."""
     within: tuple[tuple[str, int, int], ...] = ()
     """(role, least, most): widths it is made for."""
+    shortest: int = 1
+    """The least length of the other axis."""
+    recorded: tuple[str, ...] = ("fp32", "tf32", "bf16", "fp16")
+    """The precisions in which it has a backward, where its update has any."""
+    package: str = ""
+    """The module that it needs and foldfit does not: it is planned where that is trusted or asked for (cost/trust.py)."""
+
+    def made_for(self, widths: dict[str, int]) -> bool:
+        return all(low <= widths[role] <= high for role, low, high in self.within)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What the Triton kernels cost: matrix products, bytes moved, moments, what autograd keeps.
 
-A bias whose rows are not aligned is copied (15 more keys at the most), and counted as if it always were. Partial sums of
-the backward are counted at their most: 0.5 r n e of the bias' gradient, 4 bytes a token of the product's norm, c / 16 a token of
-the others.
+A bias whose rows are not aligned is copied (15 more keys at the most), and counted as if it always were; on NVIDIA Hopper it is
+for long rows in bf16, scaled (ops/hopper_attention.py), in as many bytes. Partial sums of the backward are counted at their most:
+0.5 r n e of the bias' gradient, 4 bytes a token of the product's norm, c / 16 a token of the others.
 Written by `python -m foldfit.profile.moments`, which traces the sub-module; the contract test holds them. Letters: stacks/spec.py.
 """
 
@@ -70,43 +70,5 @@ UNBIASED_ATTENTION = Phase(
         "10 r n e + 9 e c + f32 r n h + r n c + e + r n + c + f32 r",
         "10 r n e + 9 e c + f32 r n h + 2 r n c + e + c + f32 r",
         "5 e c + 2 r n c + e + f32 0.015625 r n c + f32 4 c + 3 c",
-    ),
-)
-
-TRIANGLE_SHARE = Phase(
-    matmuls=(*("r n c, c u -> r n u",) * 2,),
-    back_matmuls=("r n c, c u -> r n u",) * 6,
-    moves="3 r n c + r n u + 2 c",
-    calls=2,
-    back_moves="10 r n u + 6 r n c + 8 c u + 2 u + 4 r n + 4 c",
-    back_calls=7,
-    forward=("r n c + r n u",),
-    record=("r n c + r n u",),
-    saved="r n c",
-    backward=("2 r n u + 2 c u + 2 r n c + 2 u + r n", "2 c u + 2 r n c + f32 0.015625 r n c + f32 4 c + 2 u + 2 c"),
-)
-
-TRIANGLE_UPDATE = Phase(
-    matmuls=(*("r n c, c u -> r n u",) * 2, "r u n, R u n -> r R u", "r n u, u c -> r n c", "r n c, c z -> r n z"),
-    back_matmuls=(
-        *("r n c, c u -> r n u",) * 6,
-        *("r u n, R u n -> r R u",) * 2,
-        *("r n u, u c -> r n c",) * 3,
-        *("r n c, c z -> r n z",) * 3,
-    ),
-    moves="R n u + 5 r n c + 3 r n u + 2 c",
-    calls=4,
-    back_moves="2 R n u + 23 r n c + 19 r n u + 2 c c + 10 c u + 6 r n + 6 c + 12 u",
-    back_calls=22,
-    forward=("2 r n c + 2 r n u",),
-    record=("2 r n c + 2 r n u",),
-    saved="r n c + 2 r n u",
-    backward=(
-        "3 r n c + 2 r n u + c c + c u + 2 c + r n",
-        "4 r n c + 3 r n u + c c + c u + 2 c",
-        "2 r n c + 3 r n u + c c + c u + f32 4 u + f32 r n + 2 c + 2 u",
-        "R n u + 2 r n c + 4 r n u + c c + c u + f32 2 u + f32 r n + 2 c + 2 u",
-        "2 r n u + 2 c u + R n u + 3 r n c + r n u + c c + c u + 2 c + 4 u + r n",
-        "2 c u + R n u + 2 r n c + c c + c u + f32 0.015625 r n c + f32 4 c + 2 c + 4 u + 2 c",
     ),
 )

@@ -1,0 +1,104 @@
+"""Transitions without their hidden layer in memory: layer norm, both layers and what lies between them in one pass over the rows.
+
+ReLU: AF2 Suppl. Alg. 9, 15; SwiGLU: AF3 Suppl. Alg. 11. A program holds its rows, normalised, and their update; the hidden layer
+goes by block after block. The backward (triton_transition_backward.py) keeps the raw rows alone.
+Shapes: N rows, c channels, u hidden. In kernels: T rows of a tile, C channels padded for a product, U of the hidden layer a block.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from foldfit.ops.triton_attention import dot, precision_of
+from foldfit.ops.triton_gated_linear import padded
+from foldfit.ops.triton_layer_norm import normalised
+
+WIDEST = 256
+"""Channels that a program holds at once."""
+
+
+@triton.jit
+def norm_rows(x, scale, offset, token, tokens, c, C: tl.constexpr):
+    """Rows of x [T, C], normalised over their c channels, in storage precision."""
+    channel = tl.arange(0, C)
+    real = channel < c
+    # [T, C]
+    b_x = tl.load(x + token[:, None] * c + channel[None, :], mask=(token < tokens)[:, None] & real[None, :], other=0.0)
+    hat, _ = normalised(b_x.to(tl.float32), c, C)
+    hat = hat * tl.load(scale + channel, mask=real, other=0.0).to(tl.float32)[None, :]
+    hat += tl.load(offset + channel, mask=real, other=0.0).to(tl.float32)[None, :]
+    return hat.to(b_x.dtype)
+
+
+@triton.jit
+def up_block(w, hidden, c, u, C: tl.constexpr):
+    """Columns `hidden` [U] of w [c, u]: [C, U]."""
+    channel = tl.arange(0, C)
+    return tl.load(w + channel[:, None] * u + hidden[None, :], mask=(channel < c)[:, None] & (hidden < u)[None, :], other=0.0)
+
+
+@triton.jit
+def down_block(w, hidden, c, u, C: tl.constexpr):
+    """Rows `hidden` [U] of w [u, c]: [U, C]."""
+    channel = tl.arange(0, C)
+    return tl.load(w + hidden[:, None] * c + channel[None, :], mask=(hidden < u)[:, None] & (channel < c)[None, :], other=0.0)
+
+
+@triton.jit
+def transition_kernel(
+    x, scale, offset, gate_w, up_w, up_b, down_w, down_b, out, tokens, c, u,
+    T: tl.constexpr, C: tl.constexpr, U: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """out [N, c]. GATED: SwiGLU, which has no biases; otherwise ReLU, which has no gate_w."""
+    token = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
+    channel = tl.arange(0, C)
+    y = norm_rows(x, scale, offset, token, tokens, c, C)
+    update = tl.zeros([T, C], tl.float32)
+    for start in tl.range(0, u, U, num_stages=STAGES):
+        hidden = start + tl.arange(0, U)
+        # [T, U]
+        h = dot(y, up_block(up_w, hidden, c, u, C), None, PRECISION)
+        if GATED:
+            gate = dot(y, up_block(gate_w, hidden, c, u, C), None, PRECISION)
+            h *= gate * tl.sigmoid(gate)
+        else:
+            h = tl.maximum(h + tl.load(up_b + hidden, mask=hidden < u, other=0.0).to(tl.float32)[None, :], 0.0)
+        update = dot(h.to(y.dtype), down_block(down_w, hidden, c, u, C), update, PRECISION)
+    if not GATED:
+        update += tl.load(down_b + channel, mask=channel < c, other=0.0).to(tl.float32)[None, :]
+    inside = (token < tokens)[:, None] & (channel < c)[None, :]
+    tl.store(out + token[:, None] * c + channel[None, :], update.to(out.dtype.element_ty), mask=inside)
+
+
+def tiling(c: int, dtype: torch.dtype, gated: bool) -> dict[str, int]:
+    """What leaves the update in registers, and two or three blocks of each weight in shared memory; measured on an H100."""
+    width = padded(c)
+    if dtype == torch.float32:
+        t, u, stages, warps = (64 if width <= 128 else 32, 32 if not gated else 16, 2, 8)
+    elif width == 256:
+        t, u, stages, warps = (128, 32 if gated else 64, 2, 8)
+    else:
+        t, u, stages, warps = (64, 64, 2 if gated else 3, 4)
+    return {"T": t, "C": width, "U": u, "STAGES": stages, "num_warps": warps}
+
+
+def check(c: int) -> None:
+    if c > WIDEST:
+        raise NotImplementedError(f"transitions of at most {WIDEST} channels. Got {c}.")
+
+
+def forward(
+    x: Tensor, scale: Tensor, offset: Tensor, down_w: Tensor, up_b: Tensor | None, down_b: Tensor | None, up_w: Tensor,
+    gate_w: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The update of rows x [..., c]: ReLU with biases, SwiGLU with gate_w."""
+    c, u = up_w.shape
+    check(c)
+    x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    tokens, tile = x.numel() // c, tiling(c, x.dtype, gate_w is not None)
+    transition_kernel[(triton.cdiv(tokens, tile["T"]),)](
+        x, scale, offset, gate_w, up_w, up_b, down_w, down_b, out, tokens, c, u,
+        GATED=gate_w is not None, PRECISION=precision_of(x.dtype), **tile,
+    )  # fmt: skip
+    return out

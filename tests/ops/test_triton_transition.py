@@ -1,0 +1,62 @@
+"""The Triton kernels of the transitions against fp64: output and every gradient."""
+
+import pytest
+import torch
+
+from foldfit.ops import KERNELS
+from foldfit.ops import triton_transition_backward as tb
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-3}
+"""||x - x64|| / ||x64||."""
+
+
+def inputs_of(shape: tuple[int, ...], c: int, u: int, op: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(len(shape) * c + u)
+
+    def rand(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return (scale * torch.randn(*shape, generator=g)).to(DEVICE, dtype)
+
+    given = {"x": rand(*shape, c), "scale": 1 + rand(c, scale=0.1), "offset": rand(c, scale=0.1)}
+    if op == "swiglu":
+        return given | {"gate_w": rand(c, u, scale=c**-0.5), "up_w": rand(c, u, scale=c**-0.5), "down_w": rand(u, c, scale=u**-0.5)}
+    up_b = rand(u)
+    return given | {"up_w": rand(c, u, scale=c**-0.5), "up_b": up_b, "down_w": rand(u, c, scale=u**-0.5), "down_b": rand(c)}
+
+
+def gradients(function, given, dtype, cotangent):
+    leaves = {k: v.detach().to(dtype).requires_grad_() for k, v in given.items()}
+    out = function(*leaves.values())
+    assert out.shape == cotangent.shape
+    return {"out": out, **dict(zip(leaves, torch.autograd.grad(out, leaves.values(), cotangent.to(dtype)), strict=True))}
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("op", ["relu_mlp", "swiglu"])
+@pytest.mark.parametrize(("shape", "c", "u"), [((1,), 8, 8), ((3, 17), 24, 40), ((2, 70), 32, 64), ((5,), 100, 33), ((130,), 64, 96)])
+def test_transition(shape, c, u, op, precision):
+    given = inputs_of(shape, c, u, op, DTYPES[precision])
+    cotangent = torch.randn(*shape, c, device=DEVICE).to(DTYPES[precision])
+    got = gradients(getattr(KERNELS["triton"], op), given, DTYPES[precision], cotangent)
+    expected = gradients(getattr(KERNELS["reference"], op), given, torch.float64, cotangent)
+    for name, x in expected.items():
+        # Of a ReLU's inputs a part like the rounding error lands on the other side of zero: each a gradient all wrong.
+        tolerance = TOLERANCE[precision] ** (0.5 if op == "relu_mlp" and name != "out" else 1)
+        assert (got[name].double() - x).norm() <= tolerance * x.norm(), name
+    with torch.no_grad():
+        assert torch.equal(getattr(KERNELS["triton"], op)(*given.values()), got["out"])
+
+
+def test_pieces_change_nothing_but_the_order_of_sums(monkeypatch):
+    given = inputs_of((3, 30), 16, 24, "swiglu", torch.float32)
+    cotangent = torch.randn(3, 30, 16, device=DEVICE)
+    whole = gradients(KERNELS["triton"].swiglu, given, torch.float32, cotangent)
+    monkeypatch.setattr(tb, "PIECE", 32)
+    for name, x in gradients(KERNELS["triton"].swiglu, given, torch.float32, cotangent).items():
+        assert torch.allclose(x, whole[name], rtol=1e-4, atol=1e-4), name
+
+
+def test_too_wide_is_refused():
+    with pytest.raises(NotImplementedError, match="at most 256"), torch.no_grad():
+        KERNELS["triton"].swiglu(*inputs_of((4,), 260, 8, "swiglu", torch.float32).values())
