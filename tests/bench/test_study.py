@@ -42,6 +42,13 @@ def test_tiny_is_measured_kept_and_gone_on_with(few, capsys, tmp_path):
     assert all(again[r["key"]] == r for r in data["results"])
 
 
+def test_only_the_rows_of_so_many_gpus(few, capsys):
+    assert main(["bench", "study", "--device", "H200", "--gpus", "4", "--json"]) == 0
+    assert {r["problem"]["world"] for r in json.loads(capsys.readouterr().out)["results"]} == {4}
+    assert main(["bench", "study", "--gpus", "3"]) == 2
+    assert "--gpus 3: the study has rows of 1, 2, 4 GPUs" in capsys.readouterr().err
+
+
 def test_another_card_is_predicted_near_the_study(capsys):
     """A V100's rows: our promise of the study's own policies is within 16 % of what the study measured."""
     assert main(["bench", "study", "--device", "V100-32GB", "--json"]) == 0
