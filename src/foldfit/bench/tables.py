@@ -46,7 +46,9 @@ def study_cells(row: Row, r: Result) -> tuple[str, ...]:
         ours[0] = "OOM"
     limit = number(r.problem.memory, 2**30, 1)
     gap = f"{100 * r.gap:.2f}" if r.promised_seconds else ""
-    return (row.part, str(row.n_seq), str(row.n_res), str(row.gpus), row.policy, limit, *theirs, *ours, gap, status(r, "MB"))
+    stack, small = r.problem.stacks[0], (r.problem.stacks[0].rows, r.problem.n_res) != (row.n_seq, row.n_res)
+    part = f"{row.part} {row.n_seq} {row.n_res} in small" if small else row.part
+    return (part, str(stack.rows), str(r.problem.n_res), str(row.gpus), row.policy, limit, *theirs, *ours, gap, status(r, "MB"))
 
 
 def cells(r: Result) -> tuple[str, ...]:
