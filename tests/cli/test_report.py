@@ -84,7 +84,7 @@ def test_nothing_is_overwritten(folder, capsys):
 @pytest.mark.parametrize(("name", "text", "words"), [
     ("measured.json", None, "has no measured.json"),
     ("measured.json", "{", "no measurement of foldfit"),
-    ("measured.json", '{"peak_bytes": 3}', "has no seconds"),
+    ("measured.json", '{"peak_bytes": 3}', "missing required field `seconds`"),
     ("measured.json", "[1]", "no measurement of foldfit"),
     ("plan.json", "{}", "is not a plan"),
 ])  # fmt: skip

@@ -2,6 +2,7 @@
 
 from itertools import count
 
+import msgspec
 import pytest
 
 import foldfit
@@ -9,7 +10,13 @@ from foldfit.runtime import measure
 from foldfit.runtime.job import job_of
 from tests import small
 
-PLAN = foldfit.plan([small.stack("pairformer", 1)], n_res=4, memory="64MiB")
+
+def promising(seconds: float):
+    plan = foldfit.plan([small.stack("pairformer", 1)], n_res=4, memory="64MiB")
+    return msgspec.structs.replace(plan, promised=msgspec.structs.replace(plan.promised, seconds=seconds)).signed()
+
+
+PLAN = promising(10)
 
 
 @pytest.fixture
@@ -28,6 +35,11 @@ def test_a_budget_ends_the_runs(ten_seconds_a_run, budget, runs, timed):
     job = job_of(PLAN)
     m = measure.measure(job.model, job.inputs, PLAN, repeat=4, warmup=1, budget=budget)
     assert (len(ten_seconds_a_run), m.repeat, m.seconds) == (runs, timed, 10.0)
+
+
+def test_what_a_first_run_compiles_is_no_part_of_the_budget(ten_seconds_a_run):
+    job, plan = job_of(PLAN), promising(0.01)
+    assert measure.measure(job.model, job.inputs, plan, repeat=4, budget=9).repeat == 1 and len(ten_seconds_a_run) == 2
 
 
 def test_without_repeats_the_metered_run_is_the_measure(ten_seconds_a_run):

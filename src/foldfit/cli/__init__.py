@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+from typing import NoReturn
 
 from foldfit._version import __version__
 from foldfit.errors import FoldfitError
@@ -21,11 +22,16 @@ VERBS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def parser_of(verb: str | None = None) -> argparse.ArgumentParser:
     """With the flags of `verb` alone: the others' are not needed to run it."""
-    parser = argparse.ArgumentParser(
-        prog="foldfit", description="Fit any AlphaFold-type trunk into the memory you have, by the fastest schedule that fits."
-    )
+    parser = Parser(prog="foldfit", description="Fit any AlphaFold-type trunk into the memory you have, by the fastest schedule that fits.")
     parser.add_argument("--version", action="version", version=f"foldfit {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, text in VERBS.items():

@@ -18,7 +18,7 @@ def main(args: argparse.Namespace) -> None:
 
     import msgspec
 
-    from foldfit.planner.api import longest_n_res
+    from foldfit.planner.lengths import longest_n_res
     from foldfit.units import format_bytes, parse_memory
 
     problem, device = flags.problem_of(args, n_res=1)

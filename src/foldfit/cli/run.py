@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     from foldfit.errors import BadInput, FoldfitError
-    from foldfit.plans import Plan
+    from foldfit.plans import Plan, check_folder
 
     plan = Plan.load(args.plan)
     if args.repeat < 0 or args.warmup < 0 or not args.budget >= 0:
@@ -36,6 +36,8 @@ def main(args: argparse.Namespace) -> None:
     for path in (args.output and Path(args.output) / "measured.json", args.save, args.trace, args.snapshot):
         if path and Path(path).exists() and not args.force:
             raise BadInput(f"{path} exists: give another name, or --force")
+    if args.output:
+        check_folder(Path(args.output))
     import torch.distributed as dist
     from torch import OutOfMemoryError
 
@@ -51,8 +53,6 @@ def main(args: argparse.Namespace) -> None:
     try:
         with joined(plan.problem) as ranks:
             first = ranks.is_first
-            if args.output and first:
-                plan.save(Path(args.output) / "plan.json")
             job = job_of(plan, args.msa, args.weights, args.seed, ranks)
             for note in job.notes if first else ():
                 print(f"note: {note}", file=sys.stderr)
@@ -85,6 +85,7 @@ def write(args: argparse.Namespace, plan, measured) -> None:
 
     found = msgspec.to_builtins(measured)
     if args.output:
+        plan.save(Path(args.output) / "plan.json")
         write_text(Path(args.output) / "measured.json", msgspec.json.format(msgspec.json.encode(measured), indent=1).decode() + "\n")
         try:
             memory_picture(plan, found, Path(args.output) / "memory.svg")

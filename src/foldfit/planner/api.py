@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
 from foldfit.cost.devices import GPUS, Device, find_device
 from foldfit.errors import DoesNotFit
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import frontier as chain_frontier
+from foldfit.planner.lengths import longest_n_res
 from foldfit.planner.options import OptionTable, option_table
 from foldfit.planner.policies import POLICIES
 from foldfit.planner.price import NextSize, next_size, shadow_price
@@ -35,30 +35,6 @@ def plan_problem(problem: Problem, device: Device | None = None, policy: str = "
             have=error.have,
             where=error.where,
         ) from None
-
-
-def fits(problem: Problem, device: Device, policy: str = "auto") -> bool:
-    try:
-        make_plan(option_table(problem, device), policy)
-    except DoesNotFit:
-        return False
-    return True
-
-
-def longest_n_res(problem: Problem, device: Device, policy: str = "auto", below: int | None = None) -> int:
-    """The largest n_res that a plan of this policy fits with, 0 where none does: need grows with n_res, so by bisection."""
-
-    def ok(n_res: int) -> bool:  # what fits, fits without host memory
-        return fits(msgspec.structs.replace(problem, n_res=n_res, host_memory=0), device, policy)
-
-    low, high = 0, below or 1
-    if below is None:
-        while ok(high):
-            low, high = high, 2 * high
-    while high - low > max(1, low // 512):
-        middle = (low + high) // 2
-        low, high = (middle, high) if ok(middle) else (low, middle)
-    return low
 
 
 @dataclass(frozen=True)

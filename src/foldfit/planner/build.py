@@ -8,7 +8,7 @@ from foldfit._version import __version__
 from foldfit.cost.resident import resident_bytes
 from foldfit.errors import BadInput, DoesNotFit
 from foldfit.planner.options import CUDA_ALIGN, OptionTable, StackOptions
-from foldfit.planner.policies import BlockChoice, block_choices, find_policy
+from foldfit.planner.policies import BlockChoice, ask
 from foldfit.planner.simulate import simulate
 from foldfit.planner.solvers import SOLVERS
 from foldfit.planner.table import Chain, Forward, Record, Stage, Sub
@@ -53,7 +53,7 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
         raise BadInput(f"unknown solver {solver!r}: expected one of {', '.join(SOLVERS)}")
     chain, problem = chain_of(table), table.problem
     if policy != "auto":
-        choices, schedule = policy_schedule(table, block_choices(table, find_policy(policy)(table)))
+        choices, schedule = policy_schedule(table, ask(policy, table))
     elif problem.mode == "infer":
         choices, schedule = policy_schedule(table, fastest_fitting(table, chain))
     else:

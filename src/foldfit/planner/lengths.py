@@ -8,7 +8,7 @@ from foldfit.cost.devices import Device
 from foldfit.errors import BadInput, DoesNotFit, NotSupported
 from foldfit.planner.build import chain_of, make_plan, policy_schedule
 from foldfit.planner.options import OptionTable, option_table
-from foldfit.planner.policies import POLICIES, block_choices
+from foldfit.planner.policies import POLICIES, ask
 from foldfit.planner.simulate import simulate
 from foldfit.problem import Problem
 
@@ -24,16 +24,41 @@ def least(table: OptionTable) -> int:
     raise AssertionError("nothing fits into one byte")
 
 
+def least_of(policy: str, table: OptionTable) -> int:
+    """Bytes that a policy needs; `auto`, its thriftiest plan."""
+    if policy == "auto":
+        return least(table)
+    return simulate(chain_of(table), *policy_schedule(table, ask(policy, table))).peak
+
+
+def longest_n_res(problem: Problem, device: Device, policy: str = "auto", below: int | None = None) -> int:
+    """The largest n_res that a plan of this policy fits with, or up to 0.2 % less; 0 where none does: need grows with n_res, so by
+    bisection."""
+
+    def ok(n_res: int) -> bool:  # what fits, fits without host memory
+        table = option_table(msgspec.structs.replace(problem, n_res=n_res, host_memory=0), device)
+        return least_of(policy, table) <= problem.memory
+
+    low, high = 0, below or 1
+    if below is None:
+        while ok(high):
+            low, high = high, 2 * high
+    while high - low > max(1, low // 512):
+        middle = (low + high) // 2
+        low, high = (middle, high) if ok(middle) else (low, middle)
+    return low
+
+
 def needs(problem: Problem, device: Device, factors: Iterable[float] = FACTORS) -> dict[int, dict[str, int]]:
     """Of n_res times each factor, the peak bytes of every policy of the table, and under `auto` the least of any plan. A
     policy without a plan there is left out."""
     out: dict[int, dict[str, int]] = {}
     for n_res in sorted({max(1, round(f * problem.n_res)) for f in factors}):
         table = option_table(msgspec.structs.replace(problem, n_res=n_res), device)
-        chain, out[n_res] = chain_of(table), {}
-        for name, policy in POLICIES.items():
+        out[n_res] = {}
+        for name in POLICIES:
             try:
-                out[n_res][name] = simulate(chain, *policy_schedule(table, block_choices(table, policy(table)))).peak
+                out[n_res][name] = least_of(name, table)
             except (BadInput, NotSupported):
                 continue
         out[n_res]["auto"] = least(table)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import log
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -169,20 +169,37 @@ class Series:
     points: list[Scaled]
 
 
-MEASURED = {"peak_bytes": int, "seconds": float, "promised_peak_bytes": int, "steps": list}
+Bytes = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Step(msgspec.Struct):
+    step: str
+    sub_module: str
+    peak_bytes: Bytes
+    seconds: Seconds = 0.0
+
+
+class Measured(msgspec.Struct):
+    """What a report reads of a measured.json."""
+
+    peak_bytes: Annotated[int, msgspec.Meta(gt=0)]
+    seconds: Annotated[float, msgspec.Meta(gt=0)]
+    promised_peak_bytes: Bytes
+    device: str
+    steps: list[Step]
+    exposed: Seconds = 0.0
 
 
 def read_measured(path: "str | os.PathLike[str]") -> dict[str, Any]:
     """A measured.json. Raises BadInput for anything else."""
     try:
         found = msgspec.json.decode(Path(path).read_bytes())
+        msgspec.convert(found, Measured)
     except OSError as error:
         raise BadInput(f"cannot read {os.fspath(path)}: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadInput(f"{os.fspath(path)} is no measurement of foldfit: {error}") from None
-    wrong = [k for k, kind in MEASURED.items() if not isinstance(found, dict) or not isinstance(found.get(k), kind)]
-    if wrong:
-        raise BadInput(f"{os.fspath(path)} is no measurement of foldfit: it has no {', '.join(wrong)}")
     return found
 
 

@@ -98,8 +98,8 @@ def measure(
     on_step: Callable[[str, str], None] | None = None,
 ) -> Measured:
     """Runs the plan once under a meter, `warmup` times for nothing, and `repeat` times against the clock. No run
-    after the metered one begins that, as long as the one before, would end later than `budget` seconds after the first one began;
-    warm-ups are given up first.
+    after the metered one begins that, as long as the one before, would make all of them longer than `budget` seconds; of the metered
+    one at most three times the promise counts, since it may also compile kernels. Warm-ups are given up first.
 
     An inference runs forward; a training step forward, backward from random output gradients, and the optimizer. Raises
     BadInput for a plan that is not for this model and these inputs; the promise is checked by `.check()` of the result.
@@ -131,8 +131,9 @@ def measure(
         run(watch, lambda: partial(forward_ended, meter.now()))
         last = meter.peak()
     metered = clock(cuda) - start
+    first = min(metered, 3 * plan.promised.seconds or metered)
     times: list[float] = []
-    while repeat and len(times) < warmup + repeat and fits(metered + sum(times) + (times or [metered])[-1], budget, model.ranks, cuda):
+    while repeat and len(times) < warmup + repeat and fits(first + sum(times) + (times or [first])[-1], budget, model.ranks, cuda):
         model.ranks.waits = [] if model.ranks.size > 1 else None
         start = clock(cuda)
         run()
