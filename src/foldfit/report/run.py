@@ -43,7 +43,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy beside the plan's own: bytes it needs, seconds where it fits."""
+    """A policy or a peer beside the plan's own: bytes it needs, seconds where it fits."""
 
     policy: str
     peak: int
@@ -78,6 +78,8 @@ class Run:
     """Bytes that cards leave to a run, by their names."""
     copies: list[Transfer] = field(default_factory=list)
     """Planned, of block inputs."""
+    peers: list[Candidate] = field(default_factory=list)
+    """Other implementations, measured on the same problem and card."""
 
     @property
     def ratio(self) -> float:
@@ -153,12 +155,13 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Seconds of a run on so many ranks, and those of them in which it waits for collectives."""
+    """Seconds of a run on so many ranks, and those of them in which it waits for collectives: promised, and as it took (0: not run)."""
 
     ranks: int
-    seconds: float
-    exposed: float
-    measured: bool
+    promised: float
+    promised_exposed: float
+    took: float = 0.0
+    exposed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,11 @@ class Series:
 
     name: str
     points: list[Scaled]
+
+    @property
+    def measured(self) -> bool:
+        """On all of them: what was measured on one is not compared with what is promised on two."""
+        return all(p.took for p in self.points)
 
 
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
