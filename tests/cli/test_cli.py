@@ -222,6 +222,15 @@ def test_ctrl_c_is_one_line(capsys, monkeypatch, tmp_path):
     assert code == 1 and "interrupted" in err and not list((tmp_path / "run").iterdir())
 
 
+def test_ctrl_c_while_torch_is_imported_ends_at_once():
+    done = fresh(
+        "import os, signal, importlib, foldfit.cli as c\n"
+        "importlib.import_module = lambda name: os.kill(os.getpid(), signal.SIGINT)\n"
+        "c.import_torch(); print('went on')"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "foldfit: interrupted; nothing was left half-written\n")
+
+
 def test_plans_for_several_devices(capsys, tmp_path):
     path = tmp_path / "plan.json"
     code, out, _ = call(capsys, "plan", *BIG, "--gpus", "8", "--axial", "4", "-o", str(path))

@@ -2,7 +2,10 @@
 
 import argparse
 import importlib
+import os
+import signal
 import sys
+import threading
 from typing import NoReturn
 
 from foldfit._version import __version__
@@ -42,6 +45,22 @@ def parser_of(verb: str | None = None) -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
             sub.set_defaults(call=module.main)
     return parser
+
+
+def import_torch() -> None:
+    """PyTorch aborts when Ctrl-C comes through its imports: until they are done it ends the process at once, in one line."""
+
+    def end(*_: object) -> None:
+        print("foldfit: interrupted; nothing was left half-written", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, end) if ours else None
+    try:
+        importlib.import_module("torch.distributed")
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -87,11 +87,14 @@ def made(args: argparse.Namespace) -> "Results":
     """The experiment, planned and run; what is there already, read."""
     from foldfit.bench.results import NAMES
     from foldfit.bench.runner import bench, header
+    from foldfit.cli import import_torch
 
     if args.repeat < 1 or args.warmup < 0 or not args.budget > 0:
         raise BadInput(f"--repeat {args.repeat} --warmup {args.warmup} --budget {args.budget}: expected at least 1, at least 0, above 0")
     cases, device, here, runs = asked(args)
     name = "study" if args.what == "study" else "bench"
+    if here:
+        import_torch()
     head = header(name, args.scale, device, here)
     folder = Path(args.output) if args.output else None
     if folder and args.force:

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    from foldfit.cli import import_torch
     from foldfit.errors import BadInput, FoldfitError
     from foldfit.plans import Plan, check_folder
 
@@ -38,6 +39,7 @@ def main(args: argparse.Namespace) -> None:
             raise BadInput(f"{path} exists: give another name, or --force")
     if args.output:
         check_folder(Path(args.output))
+    import_torch()
     import torch.distributed as dist
     from torch import OutOfMemoryError
 
