@@ -23,11 +23,14 @@ def main(args: argparse.Namespace) -> None:
 
     problem, device = flags.problem_of(args, n_res=1)
     limits = {parse_memory(text, device.memory, device.reserved) for text in args.limits.split(",") if text} | {problem.memory}
-    out = []
+    out: list[dict[str, int]] = []
+    known: dict[int, int] | None = {} if ":" not in args.policy else None
     for limit in sorted(limits):
         if sys.stderr.isatty():
             print(f"trying {format_bytes(limit)} ...", file=sys.stderr)
-        out.append({"memory": limit, "n_res": longest_n_res(msgspec.structs.replace(problem, memory=limit), device, args.policy)})
+        out.append(
+            {"memory": limit, "n_res": longest_n_res(msgspec.structs.replace(problem, memory=limit), device, args.policy, known=known)}
+        )
     if args.json:
         print(json.dumps({"policy": args.policy, "longest": out}))
         return
