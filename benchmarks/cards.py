@@ -10,7 +10,7 @@ import json
 
 from foldfit._version import __version__
 from foldfit.cost.devices import GPUS, Device
-from foldfit.planner.api import longest_n_res
+from foldfit.planner.lengths import longest_n_res
 from foldfit.problem import Problem, Stack
 
 COLUMNS = {"Evoformer, 128 rows": ("evoformer", 128), "Evoformer, 512 rows": ("evoformer", 512), "Pairformer": ("pairformer", 0)}

@@ -1,14 +1,16 @@
 """The plan: pure data between the planner and the runtime, and its JSON file."""
 
+import contextlib
+import errno
 import hashlib
 import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from foldfit.errors import BadInput, NotSupported
+from foldfit.errors import BadInput, MissingEnvironment, NotSupported
 from foldfit.problem import Problem
 
 SCHEMA = 4
@@ -127,22 +129,36 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes beside the file, then renames: a reader never sees half of it, a full disk loses nothing.
+    """Raises as `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
 
-    Raises BadInput when the folder cannot be written.
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A name beside `path` to write to, which takes its place at the end: a reader never sees half of it, a full disk loses nothing.
+
+    Raises BadInput where nothing can be written, or the name is a folder's or a device's, MissingEnvironment where the disk is full.
     """
     path = Path(path)
-    temporary = ""
+    if path.exists() and not path.is_file():
+        raise BadInput(f"cannot write {path}: it is there and no file; give another output")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as f:
-            temporary = f.name
-            f.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # as any file, not private to its owner
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise BadInput(f"cannot write {path}: {error.strerror}; give another output with -o") from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = MissingEnvironment if full else BadInput
+        raise what(f"cannot write {path}: {error.strerror}; {'make room, or ' if full else ''}give another output") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def check_folder(folder: Path) -> None:
+    """Makes it where it is not there. Raises as `replacing` where nothing can be written into it."""
+    with replacing(folder / "test") as temporary:
+        temporary.write_text("x")
+    (folder / "test").unlink()

@@ -15,6 +15,7 @@ KEPT = [row for row in study.STUDY if (row.part, row.n_seq) in (("Evoformer trai
 @pytest.fixture
 def few(monkeypatch):
     monkeypatch.setattr(study, "STUDY", KEPT)
+    monkeypatch.setitem(study.SHRINK, "n_res", 64)
 
 
 def test_every_figure_of_the_study_is_there():
@@ -25,6 +26,7 @@ def test_every_figure_of_the_study_is_there():
 def test_tiny_is_measured_kept_and_gone_on_with(few, capsys, tmp_path):
     assert main(["bench", "study", "--scale", "tiny", "-o", str(tmp_path), *ONCE]) == 0
     table = capsys.readouterr().out
+    assert "| Evoformer training 128 256 in small | 8 | 4 | 1 | small |" in table
     results = read_results(tmp_path / "study.json").results
     assert table == (tmp_path / "study.md").read_text() and (tmp_path / "study.csv").read_text().count("\n") == len(results) + 1
     by_status = {status: [r for r in results if r.status == status] for status in ("measured", "predicted")}
@@ -42,16 +44,28 @@ def test_tiny_is_measured_kept_and_gone_on_with(few, capsys, tmp_path):
     assert all(again[r["key"]] == r for r in data["results"])
 
 
-def test_another_card_is_predicted_near_the_study(capsys):
+def test_only_the_rows_of_so_many_gpus(few, capsys):
+    assert main(["bench", "study", "--device", "H200", "--gpus", "4", "--json"]) == 0
+    assert {r["problem"]["world"] for r in json.loads(capsys.readouterr().out)["results"]} == {4}
+    assert main(["bench", "study", "--gpus", "3"]) == 2
+    assert "--gpus 3: the study has rows of 1, 2, 4 GPUs" in capsys.readouterr().err
+
+
+def test_auto_stands_beside_every_experiment_at_every_limit():
+    keys = [case.key for case in study.cases("full", "H200", {"the study's": 2**35, "auto": 2**37})]
+    assert len(keys) == len(set(keys)) == len(study.STUDY) + 2 * (6 + 3 + 3)
+    kinds = ("small @ auto", "large @ auto", "auto @ the study's", "auto @ auto")
+    assert keys[:4] == [f"Evoformer training 128 256 1 {kind}" for kind in kinds]
+
+
+def test_another_card_is_predicted_near_the_study(capsys, monkeypatch):
     """A V100's rows: our promise of the study's own policies is within 16 % of what the study measured."""
+    measured = [row for row in study.STUDY if row.part == "Evoformer training" and row.peak]
+    monkeypatch.setattr(study, "with_auto", lambda _: measured)
     assert main(["bench", "study", "--device", "V100-32GB", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["results"]
-    assert len(found) == len(study.STUDY) + 7 + 5
-    for r in found:
-        row = study.row_of(r["key"])
-        if row and row.part == "Evoformer training" and row.peak:
-            off = 0.16 if row.gpus == 1 else 0.25
-            assert r["status"] == "predicted" and abs(r["promised_peak"] / 2**20 / row.peak - 1) < off, r["key"]
+    for row, r in zip(measured, json.loads(capsys.readouterr().out)["results"], strict=True):
+        off = 0.16 if row.gpus == 1 else 0.25
+        assert r["status"] == "predicted" and abs(r["promised_peak"] / 2**20 / row.peak - 1) < off, r["key"]
 
 
 @pytest.mark.parametrize(("text", "code", "words"), [

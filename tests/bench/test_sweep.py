@@ -3,15 +3,21 @@
 import csv
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import pytest
+import torch
 
-from foldfit.bench import baseline
+from foldfit.bench import baseline, runner
+from foldfit.bench.case import Case
 from foldfit.bench.results import Result, Results, read_results
+from foldfit.bench.tables import markdown
 from foldfit.cli import main
-from foldfit.cost.devices import cpu
+from foldfit.cost.devices import cpu, find_device
+from foldfit.errors import BadInput
 from foldfit.problem import Problem, Stack
+from tests import small
 
 FLAGS = ["--blocks", "1", "--mode", "train", "--repeat", "1", "--warmup", "0"]
 CROSSED = [*FLAGS, "--sizes", "4x6,5x7", "--policies", "small,auto", "--solvers", "chain,study", "--limits", "1MiB,64MiB"]
@@ -52,6 +58,51 @@ def test_kept_rows_are_not_run_again(made, capsys, monkeypatch):
     monkeypatch.setattr("foldfit.bench.runner.one", lambda *_: pytest.fail("ran again"))
     assert main(["bench", *CROSSED, "-o", str(made), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["results"]) == 12
+
+
+def test_what_was_only_predicted_runs_when_it_can(capsys, tmp_path):
+    flags = [*FLAGS, "--sizes", "4x6", "--memory", "64MiB", "-o", str(tmp_path)]
+    assert main(["bench", *flags, "--budget", "1e-9"]) == 0
+    (row,) = read_results(tmp_path).results
+    assert row.status == "predicted" and "longer than the 1e-09 s given" in row.note
+    assert main(["bench", *flags]) == 0
+    assert [r.status for r in read_results(tmp_path).results] == ["measured"]
+
+
+def test_an_interruption_loses_one_row(capsys, tmp_path, monkeypatch):
+    one, left = runner.one, iter([True, False])
+    monkeypatch.setattr(runner, "one", lambda *a: one(*a) if next(left) else interrupt())
+    assert main(["bench", *FLAGS, "--sizes", "4x6,5x7", "--memory", "64MiB", "-o", str(tmp_path)]) == 1
+    assert "interrupted" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bench.csv", "bench.json", "bench.md"]
+    assert len(read_results(tmp_path).results) == 1 and (tmp_path / "bench.md").read_text().count("measured, median of 1") == 1
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_what_does_not_fit_a_gpu_runs_out_of_memory_there(monkeypatch):
+    """The card's part is played by the test: a limit on it, and an allocation that fails."""
+    shares = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=2**31))
+    card = find_device("H200")
+    problem = Problem(stacks=(small.stack("pairformer", 2),), n_res=64, memory=2**20, device=card.name, device_type="cuda")
+    case, head = Case("a case", problem, "none"), runner.header("bench", "full", card, False)
+    told = (torch.OutOfMemoryError("full"), "ran out of memory", "OOM, by the run too"), (BadInput("x"), "does not fit", "OOM")
+    for error, status, words in told:
+        monkeypatch.setattr(runner, "measured", raising(error))
+        results = runner.bench([case], head, card, True)
+        assert results.results[0].status == status and shares[-2:] == [2**20 / 2**31, 1.0]
+        assert markdown(results).rstrip(" |\n").endswith(words)
+
+
+def raising(error: Exception):
+    def fails(*_):
+        raise error
+
+    return fails
 
 
 def test_sets_of_kernels(capsys):

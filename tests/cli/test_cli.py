@@ -88,15 +88,14 @@ def test_an_alignment_is_planned_and_run(capsys, tmp_path):
 
 
 def test_compare_max_analyze_devices_doctor(capsys):
-    code, out, _ = call(capsys, "compare", *BIG, "--json")
+    code, out, _ = call(capsys, "compare", *BIG, "--blocks", "12", "--memory", "6GiB", "--json")
     found = json.loads(out)
     fits = {row["policy"]: row["fits"] for row in found["policies"]}
     assert code == 0 and fits["auto"] and fits["large"] and not fits["none"]
     seconds = [point["seconds"] for point in found["frontier"]]
     assert seconds == sorted(seconds, reverse=True) and all(p["bound_seconds"] <= p["seconds"] * (1 + 1e-9) for p in found["frontier"])
-    code, out, _ = call(
-        capsys, "max", "--n-seq", "128", "--device", "H200", "--precision", "bf16", "--blocks", "2", "--limits", "8GiB,16GiB", "--json"
-    )
+    flags = ["--n-seq", "128", "--device", "H200", "--precision", "bf16", "--blocks", "2", "--memory", "3GiB", "--limits", "1GiB,2GiB"]
+    code, out, _ = call(capsys, "max", *flags, "--json")
     longest = [row["n_res"] for row in json.loads(out)["longest"]]
     assert code == 0 and longest == sorted(longest) and longest[0] > 1000
     code, out, _ = call(capsys, "analyze", "--n-seq", "512", "--n-res", "384", "--precision", "fp16")
@@ -116,6 +115,14 @@ def test_compare_max_analyze_devices_doctor(capsys):
         (["plan", *TINY, "--stack", "openfold"], 2, "unknown stack 'openfold'"),
         (["plan", *TINY, "--policy", "tiny"], 2, "unknown policy 'tiny'"),
         (["plan", *TINY, "--policy", "no_such_module:f"], 2, "no_such_module"),
+        (["plan", *TINY, "--policy", "math:sqrt"], 2, "policy 'math:sqrt' failed: TypeError"),
+        (["plan", *TINY, "--policy", "math:pi"], 2, "policy 'math:pi' is no function"),
+        (["plan", *TINY, "--policy", ":f"], 2, "expected an importable module"),
+        (["plan", *TINY, "--precision", "fp8"], 2, "invalid choice: 'fp8'"),
+        (["plan", *TINY, "--n-res", "long"], 2, "invalid int value: 'long'"),
+        (["plan", *TINY, "--memory", "-1GiB"], 2, "--memory: expected one argument"),
+        (["fold"], 2, "invalid choice: 'fold'"),
+        ([], 2, "required: VERB"),
         (["plan", *TINY, "--solver", "magic"], 2, "unknown solver 'magic'"),
         (["plan", *TINY, "--device", "abacus"], 2, "unknown device"),
         (["plan", *TINY, "--width", "c_q=3"], 2, "unknown width 'c_q'"),
@@ -220,7 +227,16 @@ def test_ctrl_c_is_one_line(capsys, monkeypatch, tmp_path):
 
     monkeypatch.setattr("foldfit.runtime.measure.measure", interrupted)
     code, _, err = call(capsys, "run", path, "-o", str(tmp_path / "run"))
-    assert code == 1 and "interrupted" in err and not list((tmp_path / "run").glob("*.tmp"))
+    assert code == 1 and "interrupted" in err and not list((tmp_path / "run").iterdir())
+
+
+def test_ctrl_c_while_torch_is_imported_ends_at_once():
+    done = fresh(
+        "import os, signal, importlib, foldfit.cli as c\n"
+        "importlib.import_module = lambda name: os.kill(os.getpid(), signal.SIGINT)\n"
+        "c.import_torch(); print('went on')"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "foldfit: interrupted; nothing was left half-written\n")
 
 
 def test_plans_for_several_devices(capsys, tmp_path):
@@ -232,7 +248,7 @@ def test_plans_for_several_devices(capsys, tmp_path):
 
 
 def test_numbers_of_devices_are_compared(capsys):
-    flags = ["--n-seq", "64", "--n-res", "96", "--blocks", "1", "--device", "H200", "--memory", "200MB", "--gpus"]
+    flags = ["--n-seq", "32", "--n-res", "48", "--blocks", "1", "--device", "H200", "--memory", "100MB", "--gpus"]
     code, out, _ = call(capsys, "compare", *flags, "1,2,4", "--policy", "chunk", "--policy", "auto", "--json")
     rows = json.loads(out)["ranks"]
     assert code == 0 and [(r["policy"], r["ranks"]) for r in rows] == [(p, n) for p in ("chunk", "auto") for n in (1, 2, 4)]

@@ -11,8 +11,9 @@ from foldfit.planner.options import option_table
 from foldfit.planner.waits import last_sum
 from foldfit.plans import Plan
 from foldfit.problem import Problem
+from foldfit.report.curves import scaling
 from foldfit.report.pictures import schedule
-from foldfit.report.run import BETWEEN_RANKS, FROM_HOST, TO_HOST, Run
+from foldfit.report.run import BETWEEN_RANKS, FROM_HOST, TO_HOST, Run, Scaled, Series
 from foldfit.report.trace import trace
 from tests import small
 
@@ -58,3 +59,11 @@ def test_several_numbers_of_devices_are_a_picture(tmp_path):
     assert [p.name for p in (tmp_path / "p").iterdir()] == ["b-scaling.svg"]
     text = (tmp_path / "b" / "report.html").read_text()
     assert text.count("<svg") == text.count("aria-label=") == 1 and "1 x evoformer 64, 64, infer, fp32, auto" in text
+
+
+def test_a_line_joins_what_was_measured_or_what_is_promised():
+    mixed = Series("mixed", [Scaled(1, 1.0, 0.0, took=4.0), Scaled(2, 0.6, 0.1)])
+    whole = Series("whole", [Scaled(1, 1.0, 0.0, took=4.0), Scaled(2, 0.6, 0.1, took=2.1, exposed=0.2)])
+    assert not mixed.measured and whole.measured
+    text = scaling([mixed, whole])
+    assert "mixed" in text and "whole" in text

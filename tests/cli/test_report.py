@@ -1,5 +1,6 @@
 """`foldfit report`: one file that opens by itself, with every number of its pictures in a table."""
 
+import json
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -30,7 +31,7 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.loads += [value for name, value in attrs if name in ("src", "href") and not value.startswith("#")]
-        if tag not in ("meta", "br", "img", "link"):
+        if tag not in ("meta", "br", "wbr", "img", "link"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -45,6 +46,7 @@ def test_a_report_is_one_file_with_pictures_and_their_numbers(folder, capsys, tm
     assert main(["report", str(folder), str(folder), "-o", str(path), "--pictures", str(tmp_path / "p")]) == 0
     text = path.read_text()
     tags = Tags(text)
+    text = text.replace("<wbr>", "")
     assert tags.open == [] and tags.loads == []
     assert text.count("<svg") == text.count("aria-label=") == 11
     assert {p.name for p in (tmp_path / "p").iterdir()} == {"plans.svg"} | {
@@ -74,17 +76,37 @@ def test_benches_are_in_it_and_compared(capsys, tmp_path):
     assert "1 rows in both files, 1 changes beyond noise" in text and "row none -&gt; new" in text
 
 
-def test_nothing_is_overwritten(folder, capsys):
-    assert main(["report", str(folder)]) == 0
-    assert main(["report", str(folder)]) == 2
+def test_peers_stand_beside_the_run(folder, capsys, tmp_path):
+    same = {"n_seq": 6, "n_res": 9, "blocks": 3, "precision": "fp32", "mode": "train", "peak": 10**8}
+    rows = [{"who": "OpenFold", "ms": 1234.0, **same}, {"who": "absent", "absent": "not installed", **same}]
+    rows += [{"who": "of another length", "ms": 1.0, **same, "n_res": 8}, {"what": "attention", "who": "cuEq", "forward_ms": 0.1}]
+    path = tmp_path / "peers.json"
+    path.write_text(json.dumps({"device": "cpu", "torch": "x", "rows": rows}))
+    assert main(["report", str(folder), "-o", str(tmp_path / "r.html"), "--peers", str(path)]) == 0
+    text = (tmp_path / "r.html").read_text()
+    assert "OpenFold, measured" in text and "<td>OpenFold</td><td>95.37 MiB</td><td>1.23 s</td>" in text
+    assert "and 1 peers" in text and "another length" not in text and "absent" not in text
+    capsys.readouterr()
+    for wrong, words in (({"device": "NVIDIA H200", "rows": rows}, "no peer that ran the problem"), ({"rows": 3}, "has no measured peers")):
+        path.write_text(json.dumps(wrong))
+        assert main(["report", str(folder), "-o", str(tmp_path / "s.html"), "--peers", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1 and not (tmp_path / "s.html").exists()
+
+
+def test_nothing_is_overwritten(capsys, tmp_path):
+    folder = str(tmp_path)
+    assert main(["bench", "--sizes", "4x6", "--blocks", "1", "--memory", "64MiB", "--predict", "-o", folder]) == 0
+    assert main(["report", folder]) == 0
+    assert main(["report", folder]) == 2
     assert "--force" in capsys.readouterr().err
-    assert main(["report", str(folder), "--force"]) == 0
+    assert main(["report", folder, "--force"]) == 0
 
 
 @pytest.mark.parametrize(("name", "text", "words"), [
     ("measured.json", None, "has no measured.json"),
     ("measured.json", "{", "no measurement of foldfit"),
-    ("measured.json", '{"peak_bytes": 3}', "has no seconds"),
+    ("measured.json", '{"peak_bytes": 3}', "missing required field `seconds`"),
     ("measured.json", "[1]", "no measurement of foldfit"),
     ("plan.json", "{}", "is not a plan"),
 ])  # fmt: skip

@@ -1,9 +1,17 @@
 """What a report says of a run."""
 
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foldfit.bench.results import Results, read_results
+from foldfit.errors import BadInput, NotSupported
 from foldfit.planner.api import compare, frontier
 from foldfit.planner.simulate import Moment
 from foldfit.problem import Problem, Stack
-from foldfit.report.run import join
+from foldfit.report.run import join, read_measured
 
 
 def test_phases():
@@ -26,3 +34,39 @@ def test_no_policy_is_below_the_bound_as_it_is_drawn():
             if row.plan and row.plan.promised.peak_bytes <= points[-1][0]:
                 low = next(bound for limit, _, bound in points if limit >= row.plan.promised.peak_bytes)
                 assert low <= row.plan.promised.seconds * (1 + 1e-9)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz") / "file.json"
+
+
+WHOLE = {
+    "peak_bytes": 3,
+    "seconds": 1.5,
+    "promised_peak_bytes": 4,
+    "device": "cpu",
+    "steps": [{"step": "run 0 a", "sub_module": "x", "peak_bytes": 3}],
+}
+TEXTS = [json.dumps(WHOLE), Results(experiment="bench", device="cpu", versions={}, date="").dumps()]
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x))
+
+
+@given(JSON.map(json.dumps) | st.tuples(st.sampled_from(TEXTS), st.integers(1, 60)).map(lambda t: t[0].rstrip()[: -t[1]]) | st.text())
+def test_other_text_is_no_measurement_and_no_result(path, text):
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    for read in (read_measured, read_results):
+        with pytest.raises((BadInput, NotSupported)) as error:
+            read(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"peak_bytes": 0}, {"seconds": 0.0}, {"steps": [3]}, {"steps": [{"step": "x"}]}, {"exposed": "long"}, {"device": 1}]
+)
+def test_a_measurement_with_a_wrong_field(path, change):
+    path.write_text(json.dumps(WHOLE))
+    assert read_measured(path) == WHOLE
+    path.write_text(json.dumps(WHOLE | change))
+    with pytest.raises(BadInput, match=next(iter(change))):
+        read_measured(path)

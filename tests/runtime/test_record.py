@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from foldfit.errors import BadInput, MissingEnvironment, NotSupported
+from foldfit.errors import MissingEnvironment, NotSupported
 from foldfit.planner.api import plan_problem
 from foldfit.problem import Problem
 from foldfit.runtime import record
@@ -57,6 +57,6 @@ def test_a_snapshot_is_of_one_run_and_whole_or_not_there(plan, monkeypatch, tmp_
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("torch.cuda.memory._dump_snapshot", full)
-    with pytest.raises(BadInput, match="No space left"):
+    with pytest.raises(MissingEnvironment, match="No space left"):
         record.snapshot(job_of(plan), plan, tmp_path / "b.pickle")
     assert calls[-1] == "record None" and not list(tmp_path.glob("b*"))

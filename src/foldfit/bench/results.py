@@ -54,8 +54,11 @@ class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     date: str
     results: tuple[Result, ...] = ()
 
+    def dumps(self) -> str:
+        return msgspec.json.format(msgspec.json.encode(self), indent=1).decode() + "\n"
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        write_text(path, msgspec.json.format(msgspec.json.encode(self), indent=1).decode() + "\n")
+        write_text(path, self.dumps())
 
     def same_origin(self, other: "Results") -> bool:
         """Whether rows of both may stand in one file."""

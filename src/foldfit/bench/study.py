@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from foldfit.bench.runner import Case
+from foldfit.bench.case import Case
 from foldfit.problem import Mode, Precision, Problem, Stack
 
 
@@ -64,6 +64,8 @@ STUDY = [
     ),
 ]  # fmt: skip
 """In the study's order."""
+
+GPUS = sorted({row.gpus for row in STUDY})
 
 Scale = Literal["full", "tiny"]
 SHRINK = {"n_seq": 16, "n_res": 16, "blocks": 12}

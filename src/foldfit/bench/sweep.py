@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from foldfit.bench.runner import Case
+from foldfit.bench.case import Case
 from foldfit.errors import BadInput
 from foldfit.problem import Problem, Stack
 

@@ -2,9 +2,11 @@
 
 import csv
 import io
+from pathlib import Path
 
-from foldfit.bench.results import Result, Results
+from foldfit.bench.results import NAMES, Result, Results
 from foldfit.bench.study import Row, row_of
+from foldfit.plans import write_text
 
 MIB = 2**20
 STUDY_HEAD = (
@@ -21,8 +23,17 @@ def number(x: float, unit: float = 1.0, digits: int = 0) -> str:
     return f"{x / unit:.{digits}f}" if x else ""
 
 
+def refused(r: Result) -> bool:
+    """Whether it does not fit by the planner's word."""
+    return r.promised_peak > r.problem.memory
+
+
 def status(r: Result, unit: str) -> str:
-    return f"needs {r.promised_peak / MIB:.0f} {unit}: OOM" if r.status == "does not fit" else r.note or r.status
+    if refused(r):
+        return f"needs {r.promised_peak / MIB:.0f} {unit}: OOM" + (", by the run too" if r.status == "ran out of memory" else "")
+    if r.status == "measured":
+        return f"measured, median of {r.repeat}" if r.repeat else "measured in one run, under the meter"
+    return r.note or r.status
 
 
 def study_cells(row: Row, r: Result) -> tuple[str, ...]:
@@ -31,22 +42,23 @@ def study_cells(row: Row, r: Result) -> tuple[str, ...]:
     ours = [number(r.promised_peak, MIB), number(r.peak, MIB), number(r.activation, MIB)]
     exposed = number(1e3 * (r.exposed if r.seconds else r.promised_exposed))
     ours += [number(1e3 * r.promised_seconds), number(1e3 * r.seconds), exposed]
-    if r.status == "does not fit":
+    if refused(r):
         ours[0] = "OOM"
     limit = number(r.problem.memory, 2**30, 1)
     gap = f"{100 * r.gap:.2f}" if r.promised_seconds else ""
-    return (row.part, str(row.n_seq), str(row.n_res), str(row.gpus), row.policy, limit, *theirs, *ours, gap, status(r, "MB"))
+    stack, small = r.problem.stacks[0], (r.problem.stacks[0].rows, r.problem.n_res) != (row.n_seq, row.n_res)
+    part = f"{row.part} {row.n_seq} {row.n_res} in small" if small else row.part
+    return (part, str(stack.rows), str(r.problem.n_res), str(row.gpus), row.policy, limit, *theirs, *ours, gap, status(r, "MB"))
 
 
 def cells(r: Result) -> tuple[str, ...]:
     p = r.problem
     trunk = " + ".join(f"{s.blocks} x {s.name}" + (f" ({s.rows} rows)" if s.rows else "") for s in p.stacks)
     by = f"{r.policy} ({r.solver})" if r.policy == "auto" and p.mode == "train" else r.policy
-    planned = r.status != "does not fit"
     return (
         trunk, str(p.n_res), f"{p.mode}, {p.precision}", str(p.world) + (f" ({p.axial} a sample)" if p.axial < p.world else ""), by,
         " ".join(r.kernels) or "all", number(p.memory, 2**30, 2),
-        number(r.promised_peak, MIB, 1) if planned else "OOM", number(r.peak, MIB, 1),
+        number(r.promised_peak, MIB, 1) if not refused(r) else "OOM", number(r.peak, MIB, 1),
         number(r.peak / r.promised_peak, 1, 4) if r.peak else "", number(r.activation, MIB, 1), number(1e3 * r.promised_seconds, 1, 2),
         number(1e3 * r.seconds, 1, 2), number(1e3 * r.spread, 1, 2),
         number(1e3 * (r.exposed if r.seconds else r.promised_exposed), 1, 2), str(r.repeat or ""),
@@ -72,3 +84,9 @@ def as_csv(results: Results) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([head, *lines])
     return text.getvalue()
+
+
+def save(results: Results, folder: Path) -> None:
+    """The files of an experiment, each whole at every moment."""
+    for name, text in zip(NAMES[results.experiment], (results.dumps(), as_csv(results), markdown(results)), strict=True):
+        write_text(folder / name, text)

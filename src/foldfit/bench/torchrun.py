@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from foldfit.bench.case import Runs
 from foldfit.errors import FoldfitError
 from foldfit.plans import Plan
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from foldfit.runtime.measure import Measured
 
 
-def run_on_ranks(plan: Plan, repeat: int) -> "Measured":
+def run_on_ranks(plan: Plan, runs: Runs) -> "Measured":
     """On random inputs. Raises FoldfitError with what the ranks said last."""
     from foldfit.runtime.measure import Measured
 
@@ -23,7 +24,8 @@ def run_on_ranks(plan: Plan, repeat: int) -> "Measured":
         path = Path(folder) / "plan.json"
         plan.save(path)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(plan.problem.world)]
-        command += ["-m", "foldfit", "run", str(path), "--repeat", str(repeat), "--json"]
+        command += ["-m", "foldfit", "run", str(path), "--json"]
+        command += ["--repeat", str(runs.repeat), "--warmup", str(runs.warmup), "--budget", str(runs.budget)]
         done = subprocess.run(command, capture_output=True, text=True)
     try:
         return msgspec.json.decode(done.stdout, type=Measured)  # there also where the promise was broken

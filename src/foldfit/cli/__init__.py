@@ -2,7 +2,11 @@
 
 import argparse
 import importlib
+import os
+import signal
 import sys
+import threading
+from typing import NoReturn
 
 from foldfit._version import __version__
 from foldfit.errors import FoldfitError
@@ -21,11 +25,16 @@ VERBS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def parser_of(verb: str | None = None) -> argparse.ArgumentParser:
     """With the flags of `verb` alone: the others' are not needed to run it."""
-    parser = argparse.ArgumentParser(
-        prog="foldfit", description="Fit any AlphaFold-type trunk into the memory you have, by the fastest schedule that fits."
-    )
+    parser = Parser(prog="foldfit", description="Fit any AlphaFold-type trunk into the memory you have, by the fastest schedule that fits.")
     parser.add_argument("--version", action="version", version=f"foldfit {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, text in VERBS.items():
@@ -36,6 +45,22 @@ def parser_of(verb: str | None = None) -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
             sub.set_defaults(call=module.main)
     return parser
+
+
+def import_torch() -> None:
+    """PyTorch aborts when Ctrl-C comes through its imports: until they are done it ends the process at once, in one line."""
+
+    def end(*_: object) -> None:
+        print("foldfit: interrupted; nothing was left half-written", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, end) if ours else None
+    try:
+        importlib.import_module("torch.distributed")
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,12 @@ from foldfit.cli import problem as flags
 from foldfit.errors import BadInput, BrokenPromise
 
 if TYPE_CHECKING:
+    from foldfit.bench.case import Case, Runs
     from foldfit.bench.results import Results
-    from foldfit.bench.runner import Case, Runs
     from foldfit.cost.devices import Device
 
-OF_ANY = {"what", "output", "force", "baseline", "repeat", "warmup", "predict", "costs"}
-OF_STUDY = OF_ANY | {"scale", "device", "limits"}
+OF_ANY = {"what", "output", "force", "baseline", "repeat", "warmup", "budget", "predict", "costs"}
+OF_STUDY = OF_ANY | {"scale", "device", "limits", "gpus"}
 OF_FILE = OF_ANY | {"sizes", "limits", "policies", "solvers", "kernels"}
 OF_RESULTS = {"what", "baseline"}
 
@@ -34,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale", choices=("full", "tiny"), default="full", help="of the study: tiny is the same table in seconds on a CPU")
     add("--repeat", type=int, default=5, metavar="N", help="timed runs of a case, of which the median counts (default 5)")
     add("--warmup", type=int, default=1, metavar="N", help="runs before them, after the metered one (default 1)")
+    add("--budget", type=float, default=inf, metavar="SECONDS", help="for the runs of a case: fewer are timed where "
+        "they take longer, and a case whose run is promised to take longer by itself is only planned (default: no limit)")  # fmt: skip
     add("--predict", action="store_true", help="plan only (as for every device that is not this machine's)")
     add("--baseline", metavar="DIR", help="results made before: say what changed beyond noise")
     add("-o", "--output", metavar="DIR", help="results as .json, .csv and .md; called again, it goes on with the rows missing there")
@@ -84,26 +87,23 @@ def made(args: argparse.Namespace) -> "Results":
     """The experiment, planned and run; what is there already, read."""
     from foldfit.bench.results import NAMES
     from foldfit.bench.runner import bench, header
-    from foldfit.bench.tables import as_csv, markdown
-    from foldfit.plans import write_text
+    from foldfit.cli import import_torch
 
-    if args.repeat < 1 or args.warmup < 0:
-        raise BadInput(f"--repeat {args.repeat} --warmup {args.warmup}: expected at least 1 and at least 0")
+    if args.repeat < 1 or args.warmup < 0 or not args.budget > 0:
+        raise BadInput(f"--repeat {args.repeat} --warmup {args.warmup} --budget {args.budget}: expected at least 1, at least 0, above 0")
     cases, device, here, runs = asked(args)
     name = "study" if args.what == "study" else "bench"
+    if here:
+        import_torch()
     head = header(name, args.scale, device, here)
     folder = Path(args.output) if args.output else None
-    path = folder / f"{name}.json" if folder else None
-    if folder and path and args.force:
+    if folder and args.force:
         for each in NAMES[name]:
             (folder / each).unlink(missing_ok=True)
     tell = (lambda key: print(f"\r{key}\033[K", end="", file=sys.stderr)) if sys.stderr.isatty() else None
-    results = bench(cases, head, device, here, path, runs, tell, ranks_of(device) if here else 1)
+    results = bench(cases, head, device, here, folder, runs, tell, ranks_of(device) if here else 1)
     if tell:
         print("\r\033[K", end="", file=sys.stderr)
-    if folder:
-        write_text(folder / f"{name}.csv", as_csv(results))
-        write_text(folder / f"{name}.md", markdown(results))
     return results
 
 
@@ -112,12 +112,12 @@ def asked(args: argparse.Namespace) -> "tuple[list[Case], Device, bool, Runs]":
     import msgspec
 
     from foldfit.bench import study
-    from foldfit.bench.runner import Runs
+    from foldfit.bench.case import Runs
     from foldfit.bench.sweep import Sweep, read_problem, sized
     from foldfit.cost.devices import find_device
     from foldfit.units import parse_memory
 
-    runs = Runs(args.repeat, args.warmup)
+    runs = Runs(args.repeat, args.warmup, args.budget)
     gpus = flags.gpus_of(args.gpus)
     if len(gpus) > 1 and args.axial is not None:
         raise BadInput("--axial with several --gpus: each number of them shares one sample")
@@ -129,7 +129,11 @@ def asked(args: argparse.Namespace) -> "tuple[list[Case], Device, bool, Runs]":
         limits = {name: parse_memory(name, device.memory, device.reserved) for name in names}
         if not args.limits and args.scale == "full" and v100.memory - v100.reserved < own:
             limits = {"V100-32GB": v100.memory - v100.reserved} | limits
-        return list(study.cases(args.scale, device.name, limits)), device, args.device in ("cpu", "cuda") and not args.predict, runs
+        cases = study.cases(args.scale, device.name, limits)
+        chosen = [c for c in cases if c.problem.world in gpus] if args.gpus else list(cases)
+        if not chosen:
+            raise BadInput(f"--gpus {args.gpus}: the study has rows of {', '.join(map(str, study.GPUS))} GPUs")
+        return chosen, device, args.device in ("cpu", "cuda") and not args.predict, runs
     if args.what:
         only(args, OF_FILE, args.what)
         problem = read_problem(Path(args.what))

@@ -54,7 +54,7 @@ def environment(args: argparse.Namespace) -> int:
 
     found: dict[str, object] = {"python": platform.python_version()}
     missing = []
-    for package in ("foldfit", "torch", "numpy", "msgspec", "rich", "matplotlib", "safetensors"):
+    for package in ("foldfit", "torch", "numpy", "msgspec", "rich", "triton", "matplotlib", "jinja2", "safetensors"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -86,6 +86,5 @@ def series_of(results: Results) -> list[Series]:
             stacks = " + ".join(f"{s.blocks} x {s.name} {s.rows or ''}".strip() for s in p.stacks)
             name = f"{stacks}, {p.n_res}, {p.mode}, {p.precision}, {r.policy}"
             series = out.setdefault(key, Series(name, []))
-            point = (r.seconds, r.exposed) if r.seconds else (r.promised_seconds, r.promised_exposed)
-            series.points.append(Scaled(p.axial, *point, measured=bool(r.seconds)))
+            series.points.append(Scaled(p.axial, r.promised_seconds, r.promised_exposed, r.seconds, r.exposed))
     return [series for series in out.values() if len({p.ranks for p in series.points}) > 1]

@@ -18,16 +18,19 @@ def main(args: argparse.Namespace) -> None:
 
     import msgspec
 
-    from foldfit.planner.api import longest_n_res
+    from foldfit.planner.lengths import longest_n_res
     from foldfit.units import format_bytes, parse_memory
 
     problem, device = flags.problem_of(args, n_res=1)
     limits = {parse_memory(text, device.memory, device.reserved) for text in args.limits.split(",") if text} | {problem.memory}
-    out = []
+    out: list[dict[str, int]] = []
+    known: dict[int, int] | None = {} if ":" not in args.policy else None
     for limit in sorted(limits):
         if sys.stderr.isatty():
             print(f"trying {format_bytes(limit)} ...", file=sys.stderr)
-        out.append({"memory": limit, "n_res": longest_n_res(msgspec.structs.replace(problem, memory=limit), device, args.policy)})
+        out.append(
+            {"memory": limit, "n_res": longest_n_res(msgspec.structs.replace(problem, memory=limit), device, args.policy, known=known)}
+        )
     if args.json:
         print(json.dumps({"policy": args.policy, "longest": out}))
         return

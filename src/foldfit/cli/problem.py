@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> Non
 def add_ranks(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """`several`: whether --gpus takes several numbers."""
     more = ", or several to compare: 1,2,4,8" if several else ""
-    parser.add_argument("--gpus", default="1", metavar="N", help=f"ranks, a device each, which torchrun starts{more} (default 1)")
+    parser.add_argument("--gpus", metavar="N", help=f"ranks, a device each, which torchrun starts{more} (default 1)")
     parser.add_argument("--axial", type=int, metavar="N", help="how many of them share one sample (default: all)")
 
 
@@ -84,8 +84,9 @@ def device_of(name: str) -> tuple[Device, Literal["cpu", "cuda"]]:
     return device, "cpu" if device.name == "cpu" else "cuda"
 
 
-def gpus_of(text: str) -> list[int]:
+def gpus_of(text: str | None) -> list[int]:
     """Raises BadInput."""
+    text = text or "1"
     if not all(part.strip().isdigit() and int(part) for part in text.split(",")):
         raise BadInput(f"--gpus {text}: expected whole numbers of at least 1, as 4 or 1,2,4")
     return [int(part) for part in text.split(",")]
@@ -95,7 +96,7 @@ def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Prob
     """Raises BadInput for flags without sense."""
     from foldfit.stacks import STACKS, stack_spec
 
-    gpus = gpus_of(getattr(args, "gpus", "1"))
+    gpus = gpus_of(getattr(args, "gpus", None))
     if len(gpus) > 1:
         raise BadInput(f"--gpus {args.gpus}: expected one number")
     device, kind = device_of(args.device)

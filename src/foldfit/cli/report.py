@@ -10,11 +10,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "results of foldfit bench -o DIR; two of a kind are compared, the first the baseline")  # fmt: skip
     add("-o", "--output", metavar="FILE.html", help="(default: report.html in the first folder)")
     add("--pictures", metavar="DIR", help="also write every picture as an SVG file")
+    add("--peers", metavar="FILE", help="others on the same problem, measured: what benchmarks/side_by_side.py --json wrote")
     add("--force", action="store_true", help="overwrite the files")
 
 
 def main(args: argparse.Namespace) -> None:
     import json
+    from dataclasses import replace
 
     from foldfit.bench.results import NAMES, read_results
     from foldfit.cli.gather import run_of, sheet_of
@@ -23,6 +25,7 @@ def main(args: argparse.Namespace) -> None:
     from foldfit.report import curves
     from foldfit.report.draw import alone
     from foldfit.report.html import page, pictures_of
+    from foldfit.report.peers import peers_of, read_peers
     from foldfit.report.run import read_measured
 
     output = Path(args.output or Path(args.folders[0]) / "report.html")
@@ -36,7 +39,10 @@ def main(args: argparse.Namespace) -> None:
                 raise BadInput(f"{folder} has no {name}: make it with foldfit run plan.json -o {folder}, or foldfit bench -o {folder}")
         found.append((folder.resolve().name, Plan.load(folder / "plan.json"), read_measured(folder / "measured.json")))
     refuse_to_overwrite(args, [output])
-    runs = [run_of(*run) for run in found]
+    peers = [peers_of(plan, measured, read_peers(args.peers)) if args.peers else [] for _, plan, measured in found]
+    if args.peers and not any(peers):
+        raise BadInput(f"{args.peers} has no peer that ran the problem of one of these runs on its device")
+    runs = [replace(run_of(*run), peers=beside) for run, beside in zip(found, peers, strict=True)]
     drawn = [pictures_of(run) for run in runs]
     overview = curves.plans(runs) if runs else ""
     first = benches[0][1] if len(benches) == 2 else None

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from math import inf
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--msa", metavar="FILE", help="the alignment to run on; without it, random inputs of the plan's sizes")
     add("--weights", metavar="FILE.npz", help="AlphaFold's published parameters; without them, random ones of the same shapes")
     add("--repeat", type=int, default=1, metavar="N", help="timed runs after the metered one (default 1)")
+    add("--warmup", type=int, default=0, metavar="N", help="runs between them, for nothing (default 0)")
+    add("--budget", type=float, default=inf, metavar="SECONDS", help="for all of them: no more begin that would end later")
     add("--seed", type=int, default=0, metavar="N", help="of the random parameters, inputs and MSA sample (default 0)")
     add("--save", metavar="FILE.safetensors", help="keep the representations of an inference")
     add("--trace", metavar="FILE.json", help="planned and measured as a trace for Chrome or Perfetto; takes one run more")
@@ -23,17 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    from foldfit.cli import import_torch
     from foldfit.errors import BadInput, FoldfitError
-    from foldfit.plans import Plan
+    from foldfit.plans import Plan, check_folder
 
     plan = Plan.load(args.plan)
-    if args.repeat < 0:
-        raise BadInput(f"--repeat {args.repeat}: expected 0 or more")
+    if args.repeat < 0 or args.warmup < 0 or not args.budget >= 0:
+        raise BadInput(f"--repeat {args.repeat} --warmup {args.warmup} --budget {args.budget}: expected 0 or more")
     if args.save and plan.problem.mode == "train":
         raise BadInput("--save keeps the result of an inference, and this is the plan of a training step")
     for path in (args.output and Path(args.output) / "measured.json", args.save, args.trace, args.snapshot):
         if path and Path(path).exists() and not args.force:
             raise BadInput(f"{path} exists: give another name, or --force")
+    if args.output:
+        check_folder(Path(args.output))
+    import_torch()
     import torch.distributed as dist
     from torch import OutOfMemoryError
 
@@ -49,13 +56,14 @@ def main(args: argparse.Namespace) -> None:
     try:
         with joined(plan.problem) as ranks:
             first = ranks.is_first
-            if args.output and first:
-                plan.save(Path(args.output) / "plan.json")
             job = job_of(plan, args.msa, args.weights, args.seed, ranks)
             for note in job.notes if first else ():
                 print(f"note: {note}", file=sys.stderr)
             with steps(plan, "measuring", shown=first) as tick:
-                measured = measure(job.model, job.inputs, plan, repeat=args.repeat, optimizer=job.optimizer, on_step=tick)
+                measured = measure(
+                    job.model, job.inputs, plan, repeat=args.repeat, warmup=args.warmup, budget=args.budget, optimizer=job.optimizer,
+                    on_step=tick,
+                )  # fmt: skip
             if args.trace:
                 measured = record.time_steps(job, plan, measured)
             if args.snapshot:
@@ -81,6 +89,7 @@ def write(args: argparse.Namespace, plan, measured) -> None:
 
     found = msgspec.to_builtins(measured)
     if args.output:
+        plan.save(Path(args.output) / "plan.json")
         write_text(Path(args.output) / "measured.json", msgspec.json.format(msgspec.json.encode(measured), indent=1).decode() + "\n")
         try:
             memory_picture(plan, found, Path(args.output) / "memory.svg")

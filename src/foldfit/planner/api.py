@@ -1,7 +1,7 @@
 """What users ask the planner: a plan, a comparison of policies, the frontier, the longest protein."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -10,7 +10,8 @@ from foldfit.cost.devices import GPUS, Device, find_device
 from foldfit.errors import DoesNotFit
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import frontier as chain_frontier
-from foldfit.planner.options import OptionTable, option_table, slice_rows, thinnest
+from foldfit.planner.lengths import longest_n_res
+from foldfit.planner.options import OptionTable, option_table
 from foldfit.planner.policies import POLICIES
 from foldfit.planner.price import NextSize, next_size, shadow_price
 from foldfit.planner.solution import Frontier
@@ -48,33 +49,6 @@ def host_would(problem: Problem, device: Device, policy: str) -> str:
     except DoesNotFit:
         return ""
     return f"; it fits with --inputs overwritten --host-memory {format_bytes(found.promised.host_bytes, up=True)}"
-
-
-def fits(problem: Problem, device: Device, policy: str = "auto") -> bool:
-    rows = thinnest if policy == "auto" and problem.mode == "infer" else slice_rows
-    try:
-        make_plan(replace(option_table(problem, device, rows), clock=0), policy)
-    except DoesNotFit:
-        return False
-    return True
-
-
-def longest_n_res(problem: Problem, device: Device, policy: str = "auto", below: int | None = None) -> int:
-    """The largest n_res that a plan of this policy fits with, 0 where none does: need grows with n_res, so by bisection."""
-
-    host = problem.host_memory if problem.mode == "infer" else 0  # a training step that fits, fits without
-
-    def ok(n_res: int) -> bool:
-        return fits(msgspec.structs.replace(problem, n_res=n_res, host_memory=host), device, policy)
-
-    low, high = 0, below or 1
-    if below is None:
-        while ok(high):
-            low, high = high, 2 * high
-    while high - low > max(1, low // 512):
-        middle = (low + high) // 2
-        low, high = (middle, high) if ok(middle) else (low, middle)
-    return low
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from foldfit.errors import BadInput, DoesNotFit
 from foldfit.planner.accuracy import expected_error
 from foldfit.planner.clocks import by_both, two_clocks
 from foldfit.planner.options import CUDA_ALIGN, OptionTable, StackOptions
-from foldfit.planner.policies import BlockChoice, block_choices, find_policy
+from foldfit.planner.policies import BlockChoice, ask
 from foldfit.planner.residency import fastest
 from foldfit.planner.simulate import simulate
 from foldfit.planner.solvers import SOLVERS
@@ -73,7 +73,7 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
     best = fastest(table) if problem.mode == "infer" and policy == "auto" else None
     chain = chain_of(table, best.hosted if best else ())
     if policy != "auto":
-        choices, schedule = policy_schedule(table, block_choices(table, find_policy(policy)(table)))
+        choices, schedule = policy_schedule(table, ask(policy, table))
     elif best:
         choices, schedule = policy_schedule(table, best.blocks)
     else:

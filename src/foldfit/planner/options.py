@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
+from math import isqrt
 
 import msgspec
 
@@ -67,7 +68,10 @@ class OptionTable:
 @lru_cache
 def slice_rows(total: int) -> tuple[int, ...]:
     """Every slice worth having, largest first: for each number of slices the fewest rows that give it."""
-    return tuple(sorted({-(-total // count) for count in range(1, total + 1)}, reverse=True))
+    root = isqrt(total)
+    few = {-(-total // count) for count in range(1, root + 2)}
+    many = {rows for rows in range(1, root + 1) if -(-total // -(-total // rows)) == rows}
+    return tuple(sorted(few | many, reverse=True))
 
 
 def thinnest(total: int) -> tuple[int, ...]:

@@ -6,11 +6,12 @@ like any other plan. `auto` is not among them: it is the solver's.
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from foldfit.errors import BadInput
+from foldfit.errors import BadInput, FoldfitError
 from foldfit.planner.option import Option
 from foldfit.planner.options import OptionTable, StackOptions, SubModuleOptions
 
@@ -90,11 +91,31 @@ def find_policy(name: str) -> Policy:
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise BadInput(f"policy {name!r}: {error}; expected an importable module and a function in it") from None
+    except Exception as error:  # whatever the user's module does
+        raise BadInput(f"policy {name!r}: {said(error)}; expected an importable module and a function in it") from error
     finally:
         sys.path.remove(str(Path.cwd()))
+    if not callable(found):
+        raise BadInput(f"policy {name!r} is no function but {found!r:.40}")
     return found
+
+
+def ask(name: str, table: OptionTable) -> list[BlockChoice]:
+    """What the policy of that name chooses, one a block. Raises BadInput where it fails or chooses what the table has not."""
+    policy = find_policy(name)
+    try:
+        chosen = policy(table)
+    except FoldfitError:
+        raise
+    except Exception as error:  # whatever the user's function does
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise BadInput(f"policy {name!r} failed: {said(error)}, in {Path(last.filename).name}, line {last.lineno}") from error
+    return block_choices(table, chosen)
+
+
+def said(error: Exception) -> str:
+    """In one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def block_choices(table: OptionTable, chosen: object) -> list[BlockChoice]:

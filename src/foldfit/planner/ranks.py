@@ -7,8 +7,8 @@ import msgspec
 
 from foldfit.cost.devices import Device
 from foldfit.errors import DoesNotFit
-from foldfit.planner.api import longest_n_res
 from foldfit.planner.build import make_plan
+from foldfit.planner.lengths import longest_n_res
 from foldfit.planner.options import option_table
 from foldfit.plans import Plan
 from foldfit.problem import Problem

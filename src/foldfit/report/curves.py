@@ -8,6 +8,7 @@ from foldfit.report.run import Run, Series
 
 MARKERS = dict(zip(("none", "small", "large", "chunk", "auto"), "sD^vo", strict=True))
 COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY)
+DASHES = ("-", "--", "-.")
 LINES = dict(zip(("none", "small", "large", "chunk", "auto"), (ORANGE, YELLOW, GREEN, PINK, BLUE), strict=True))
 
 
@@ -32,6 +33,10 @@ def frontier(run: Run) -> str:
         )
         x, y = measured["peak_bytes"] / size, measured["seconds"]
         axes.plot(x, y, "x", color="black", markersize=8, label="this run, measured", linestyle="none")
+        for i, peer in enumerate(run.peers):
+            axes.plot(
+                peer.peak / size, peer.seconds, "P*Xdh"[i % 5], color=GREY, markersize=8, label=f"{peer.policy}, measured", linestyle="none"
+            )
         if run.plan.problem.memory < 4 * promised.peak_bytes:
             axes.axvline(run.plan.problem.memory / size, color="black", linestyle=":", linewidth=1, label="limit")
         axes.set(xlabel=f"memory, {name}", ylabel="seconds", xscale="log", yscale="log")
@@ -108,13 +113,18 @@ def scaling(series: Sequence[Series]) -> str:
     def draw(pair: Any) -> None:
         for i, one in enumerate(series):
             points = sorted(one.points, key=lambda p: p.ranks)
-            colour, ranks = COLOURS[i % len(COLOURS)], [p.ranks for p in points]
-            first = points[0]
-            pair[0].plot(ranks, [first.seconds * first.ranks / n for n in ranks], color=colour, linewidth=0.8, linestyle=":")
-            for axes, values in ((pair[0], [p.seconds for p in points]), (pair[1], [100 * p.exposed / p.seconds for p in points])):
-                axes.plot(ranks, values, color=colour, linewidth=1.2, label=one.name)
-                for p, value in zip(points, values, strict=True):
-                    axes.plot(p.ranks, value, "o" if p.measured else "D", color=colour, fillstyle="full" if p.measured else "none")
+            ranks = [p.ranks for p in points]
+            colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
+            promised = [(p.ranks, p.promised, 100 * p.promised_exposed / p.promised) for p in points]
+            took = [(p.ranks, p.took, 100 * p.exposed / p.took) for p in points if p.took]
+            joined, alone, marker, fill = (took, [], "o", "full") if one.measured else (promised, took, "D", "none")
+            pair[0].plot(ranks, [joined[0][1] * joined[0][0] / n for n in ranks], color=colour, linewidth=0.8, linestyle=":")
+            for axes, value in ((pair[0], 1), (pair[1], 2)):
+                axes.plot(
+                    ranks, [point[value] for point in joined], color=colour, linewidth=1.2, linestyle=dashes, marker=marker,
+                    fillstyle=fill, label=one.name,
+                )  # fmt: skip
+                axes.plot([point[0] for point in alone], [point[value] for point in alone], "o", color=colour)
         pair[0].set(xlabel="GPUs that share the sample", ylabel="seconds; dotted: ideal", xscale="log", yscale="log")
         pair[1].set(xlabel="GPUs that share the sample", ylabel="% of them waiting for collectives", xscale="log")
         plain_ticks(pair[0], (pair[0].yaxis,))

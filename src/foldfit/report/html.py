@@ -32,13 +32,18 @@ def page(runs: list[Run], drawn: list[Pictures], overview: str, sheets: Sequence
     """The page of pictures that are drawn already. Raises MissingEnvironment without jinja2."""
     try:
         import jinja2
+        import markupsafe
     except ImportError:
         raise MissingEnvironment("reports need matplotlib and jinja2: pip install foldfit[viz]") from None
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         loader=jinja2.FunctionLoader(lambda name: (resources.files("foldfit.report") / name).read_text()),
     )  # fmt: skip
-    environment.filters |= {"bytes": format_bytes, "seconds": format_seconds}
+    # Long names may break after an underscore.
+    environment.filters |= {
+        "bytes": format_bytes, "seconds": format_seconds,
+        "words": lambda text: markupsafe.escape(text).replace("_", markupsafe.Markup("_<wbr>")),
+    }  # fmt: skip
     shown = [
         {"run": run, "rows": plan_rows(run.plan), "choices": choice_rows(run.plan), "share": pictures.share(run), "pictures": svg,
          "cards": curves.cards_within(run, max(n for row in run.needs.values() for n in row.values())) if run.needs else []}

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from foldfit.errors import BadInput, MissingEnvironment
-from foldfit.plans import Plan
+from foldfit.errors import MissingEnvironment
+from foldfit.plans import Plan, replacing
 from foldfit.units import format_bytes
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
@@ -43,13 +43,8 @@ def memory_picture(plan: Plan, measured: dict[str, Any], path: "str | os.PathLik
         f"{stacks}, {plan.problem.n_res} residues, {plan.problem.mode}, {plan.problem.precision}, policy {plan.policy}", fontsize=10
     )
     axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, format=path.suffix[1:] or "svg", dpi=120)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}") from None
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=Path(path).suffix[1:] or "svg", dpi=120)
     finally:
         plt.close(figure)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import log
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -43,7 +43,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy beside the plan's own: bytes it needs, seconds where it fits."""
+    """A policy or a peer beside the plan's own: bytes it needs, seconds where it fits."""
 
     policy: str
     peak: int
@@ -78,6 +78,8 @@ class Run:
     """Bytes that cards leave to a run, by their names."""
     copies: list[Transfer] = field(default_factory=list)
     """Planned, of block inputs."""
+    peers: list[Candidate] = field(default_factory=list)
+    """Other implementations, measured on the same problem and card."""
 
     @property
     def ratio(self) -> float:
@@ -153,12 +155,13 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Seconds of a run on so many ranks, and those of them in which it waits for collectives."""
+    """Seconds of a run on so many ranks, and those of them in which it waits for collectives: promised, and as it took (0: not run)."""
 
     ranks: int
-    seconds: float
-    exposed: float
-    measured: bool
+    promised: float
+    promised_exposed: float
+    took: float = 0.0
+    exposed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -168,21 +171,43 @@ class Series:
     name: str
     points: list[Scaled]
 
+    @property
+    def measured(self) -> bool:
+        """On all of them: what was measured on one is not compared with what is promised on two."""
+        return all(p.took for p in self.points)
 
-MEASURED = {"peak_bytes": int, "seconds": float, "promised_peak_bytes": int, "steps": list}
+
+Bytes = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Step(msgspec.Struct):
+    step: str
+    sub_module: str
+    peak_bytes: Bytes
+    seconds: Seconds = 0.0
+
+
+class Measured(msgspec.Struct):
+    """What a report reads of a measured.json."""
+
+    peak_bytes: Annotated[int, msgspec.Meta(gt=0)]
+    seconds: Annotated[float, msgspec.Meta(gt=0)]
+    promised_peak_bytes: Bytes
+    device: str
+    steps: list[Step]
+    exposed: Seconds = 0.0
 
 
 def read_measured(path: "str | os.PathLike[str]") -> dict[str, Any]:
     """A measured.json. Raises BadInput for anything else."""
     try:
         found = msgspec.json.decode(Path(path).read_bytes())
+        msgspec.convert(found, Measured)
     except OSError as error:
         raise BadInput(f"cannot read {os.fspath(path)}: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadInput(f"{os.fspath(path)} is no measurement of foldfit: {error}") from None
-    wrong = [k for k, kind in MEASURED.items() if not isinstance(found, dict) or not isinstance(found.get(k), kind)]
-    if wrong:
-        raise BadInput(f"{os.fspath(path)} is no measurement of foldfit: it has no {', '.join(wrong)}")
     return found
 
 

@@ -1,10 +1,9 @@
 """A plan made runnable: the model, its parameters and its inputs, from an alignment or random."""
 
-import contextlib
 import os
+import re
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from foldfit.errors import BadInput, MissingEnvironment
-from foldfit.plans import Plan
+from foldfit.plans import Plan, replacing
 from foldfit.runtime.check import check_card
 from foldfit.runtime.link import host_buffer
 from foldfit.runtime.measure import split_inputs
@@ -119,7 +118,8 @@ def optimizer_of(model: Trunk, name: str) -> torch.optim.Optimizer | None:
 
 
 def save_state(job: Job, plan: Plan, path: "str | os.PathLike[str]") -> None:
-    """The representations after an inference, whole, as safetensors, written beside the file and renamed; by the first rank."""
+    """The representations after an inference, whole, as safetensors, by the first rank. Raises as `replacing`, and
+    MissingEnvironment without safetensors."""
     try:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
@@ -132,12 +132,9 @@ def save_state(job: Job, plan: Plan, path: "str | os.PathLike[str]") -> None:
         out = {name: unshard(x, job.model.ranks.group, dim=int(plan.problem.batch > 1)) for name, x in out.items()}
     if dist.is_initialized() and dist.get_rank() > 0:
         return
-    temporary = f"{os.fspath(path)}.tmp"
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        save_file({name: x.contiguous().cpu() for name, x in out.items()}, temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise BadInput(f"cannot write {path}: {error}") from None
+    with replacing(path) as temporary:
+        try:
+            save_file({name: x.contiguous().cpu() for name, x in out.items()}, temporary)
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(0, str(error)) from None

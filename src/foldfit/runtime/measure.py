@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import inf
 
 import msgspec
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from foldfit._version import __version__
@@ -14,7 +16,7 @@ from foldfit.plans import Plan
 from foldfit.runtime.apply import State
 from foldfit.runtime.meter import CpuMeter, CudaMeter
 from foldfit.runtime.offload import pool_of
-from foldfit.runtime.ranks import between
+from foldfit.runtime.ranks import Ranks, between
 from foldfit.runtime.trunk import Trunk
 
 
@@ -28,8 +30,8 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A run beside its promise: bytes, seconds (median of the timed runs, of the metered one where there are none; `spread`
-    is their interquartile range)."""
+    """A run beside its promise: bytes, seconds (median of the `repeat` timed runs, of the metered one where there are none;
+    `spread` is their interquartile range)."""
 
     peak_bytes: int
     seconds: float
@@ -92,10 +94,13 @@ def measure(
     *,
     repeat: int = 1,
     warmup: int = 0,
+    budget: float = inf,
     optimizer: torch.optim.Optimizer | None = None,
     on_step: Callable[[str, str], None] | None = None,
 ) -> Measured:
-    """Runs the plan once under a meter, `warmup` times for nothing, and `repeat` times against the clock.
+    """Runs the plan once under a meter, `warmup` times for nothing, and `repeat` times against the clock. No run
+    after the metered one begins that, as long as the one before, would make all of them longer than `budget` seconds; of the metered
+    one at most three times the promise counts, since it may also compile kernels. Warm-ups are given up first.
 
     An inference runs forward; a training step forward, backward from random output gradients, and the optimizer. Raises
     BadInput for a plan that is not for this model and these inputs; the promise is checked by `.check()` of the result.
@@ -122,27 +127,28 @@ def measure(
 
     run = partial(once, model, state, masks, plan, optimizer)
     pool_of.cache_clear()
-    model.ranks.waits = None if repeat else []
+    model.ranks.waits = []
     start = clock(cuda)
     with meter:
         run(watch, lambda: partial(forward_ended, meter.now()))
         last = meter.peak()
-    times = [] if repeat else [clock(cuda) - start]
-    for i in range(-warmup if repeat else 0, repeat):
-        if i + 1 == repeat:
-            model.ranks.waits = []
+    metered = clock(cuda) - start
+    first = min(metered, 3 * plan.promised.seconds or metered)
+    times: list[float] = []
+    while repeat and len(times) < warmup + repeat and fits(first + sum(times) + (times or [first])[-1], budget, model.ranks, cuda):
+        model.ranks.waits = []
         start = clock(cuda)
         run()
-        if i >= 0:
-            times.append(clock(cuda) - start)
+        times.append(clock(cuda) - start)
     waits = model.ranks.waits or []
     model.ranks.waits = None
-    times.sort()
+    timed = sorted(times[min(warmup, len(times) - 1) :]) if times else []
+    times = timed or [metered]
     return Measured(
         peak_bytes=max([last, *(s.peak_bytes for s in steps)]),
         seconds=times[len(times) // 2],
         spread=times[(3 * len(times)) // 4] - times[len(times) // 4],
-        repeat=repeat,
+        repeat=len(timed),
         promised_peak_bytes=plan.promised.peak_bytes,
         promised_seconds=plan.promised.seconds,
         host_bytes=pool_of(plan.digest, cuda).held,
@@ -154,6 +160,15 @@ def measure(
         versions={"foldfit": __version__, "torch": str(torch.__version__)},
         steps=tuple(steps),
     )
+
+
+def fits(seconds: float, budget: float, ranks: Ranks, cuda: bool) -> bool:
+    """Whether these seconds of the slowest rank are within the budget: what one rank runs, all must."""
+    if ranks.group is not None and budget < inf:
+        slowest = torch.tensor(seconds, device="cuda" if cuda else "cpu")
+        dist.all_reduce(slowest, dist.ReduceOp.MAX, group=ranks.all or ranks.group)
+        seconds = float(slowest)
+    return seconds <= budget
 
 
 def once(

@@ -1,13 +1,12 @@
 """One more run of a plan, for its seconds sub-module by sub-module or for the allocator's own history."""
 
 import os
-from pathlib import Path
 
 import msgspec
 import torch
 
-from foldfit.errors import BadInput, MissingEnvironment, NotSupported
-from foldfit.plans import Plan
+from foldfit.errors import MissingEnvironment, NotSupported
+from foldfit.plans import Plan, replacing
 from foldfit.runtime.job import Job
 from foldfit.runtime.measure import Measured, once, split_inputs
 from foldfit.runtime.ranks import between, mark
@@ -41,21 +40,15 @@ def can_snapshot(plan: Plan) -> None:
 
 
 def snapshot(job: Job, plan: Plan, path: "str | os.PathLike[str]") -> None:
-    """Writes PyTorch's memory snapshot of one run, for https://pytorch.org/memory_viz. Raises as `can_snapshot`, and BadInput
-    where it cannot be written."""
+    """Writes PyTorch's memory snapshot of one run, for https://pytorch.org/memory_viz. Raises as `can_snapshot` and
+    `replacing`."""
     can_snapshot(plan)
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     state, masks = split_inputs(job.model, job.inputs)
     torch.cuda.memory._record_memory_history(max_entries=HISTORY, stacks="python")
     try:
         once(job.model, state, masks, plan, job.optimizer)
         torch.cuda.synchronize()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.cuda.memory._dump_snapshot(str(temporary))
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}") from None
+        with replacing(path) as temporary:
+            torch.cuda.memory._dump_snapshot(str(temporary))
     finally:
         torch.cuda.memory._record_memory_history(enabled=None)
-        temporary.unlink(missing_ok=True)
