@@ -27,8 +27,8 @@ import msgspec
 from foldfit.cost.database import costs_file, load_costs
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import DoesNotFit, FoldfitError
-from foldfit.planner.api import longest_n_res
 from foldfit.planner.build import make_plan
+from foldfit.planner.lengths import longest_n_res
 from foldfit.planner.options import option_table
 from foldfit.planner.policies import BlockChoice
 from foldfit.plans import Plan
