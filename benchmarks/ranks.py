@@ -37,7 +37,8 @@ from foldfit.problem import Problem, Stack
 
 @dataclass(frozen=True)
 class Row:
-    """`limit`: bytes a GPU. `policy`: also `gathered`, auto without pieces, and `pieces`, all that can. `what`: "run", "check", or "longest": the longest n_res at that limit, one block of it run once."""
+    """`limit`: bytes a GPU. `policy`: also `gathered`, auto without pieces, and `pieces`, all that can. `what`: "run", "check", or
+    "longest": the longest n_res at that limit, one block of it run once."""
 
     mode: str
     precision: str
