@@ -82,6 +82,14 @@ class CpuMeter:
         return self.mode.peak
 
 
+def hold_workspaces(device: torch.device) -> None:
+    """Has this stream's libraries make their workspaces now, forward's and backward's: those of other streams, as a captured plan's,
+    would else be taken for them, and theirs come on top."""
+    x = torch.ones(16, 16, device=device, requires_grad=True)
+    with torch.enable_grad():
+        torch.addmm(x[0], x, x).sum().backward()
+
+
 class CudaMeter:
     """Peak of the caching allocator's allocated bytes (`max_memory_allocated`) between `reset` and `peak`, less what others held
     before: `alive` is what this run stands on, `workspace` what its libraries may hold already."""
@@ -90,6 +98,7 @@ class CudaMeter:
         self.device = alive[0].device
         storages = {x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in alive}
         own = sum(-(-size // CUDA_BLOCK) * CUDA_BLOCK for size in storages.values())
+        hold_workspaces(self.device)
         self.others = max(0, torch.cuda.memory_allocated(self.device) - own - workspace)
 
     def __enter__(self) -> "CudaMeter":
