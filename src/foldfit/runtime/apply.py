@@ -114,7 +114,7 @@ def forward(call: Call, state: State, target: Tensor) -> None:
     Safe where target is the very tensor that is read, since a slice reads only its own rows and `shared`.
     """
     spec = call.module.spec
-    state = {**state, spec.writes[0]: target}
+    written = spec.writes if state.get(spec.writes[0]) is target else ("", spec.writes[1])
     module = bound(call.module, target.dtype)
     with torch.no_grad():
         for sample in range(len(target)):
@@ -126,10 +126,10 @@ def forward(call: Call, state: State, target: Tensor) -> None:
                 continue
             main = spec.reads[0]
             mask = call.masks[main[0]][sample]
-            tensors = {axis: state[axis[0]][sample] for axis in (*spec.reads, spec.writes)}
-            for start, stop, at in windows(tensors, call.choice.rows, call.away, spec.writes):
+            tensors = {axis: state[axis[0]][sample] for axis in spec.reads} | {written: target[sample]}
+            for start, stop, at in windows(tensors, call.choice.rows, call.away, written):
                 u = update(call, module, tuple(mapped(at[axis], axis) for axis in spec.reads), shared, mask, start, stop)
-                add(call, at[spec.writes], u, start, stop)
+                add(call, at[written], u, start, stop)
                 del at, u
 
 
