@@ -27,8 +27,8 @@ import msgspec
 from foldfit.cost.database import costs_file, load_costs
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import DoesNotFit, FoldfitError
-from foldfit.planner.api import longest_n_res
 from foldfit.planner.build import make_plan
+from foldfit.planner.lengths import longest_n_res
 from foldfit.planner.options import option_table
 from foldfit.planner.policies import BlockChoice
 from foldfit.plans import Plan
@@ -37,7 +37,8 @@ from foldfit.problem import Problem, Stack
 
 @dataclass(frozen=True)
 class Row:
-    """`limit`: bytes a GPU. `what`: "run", "check", or "longest": the longest n_res at that limit, one block of it run once."""
+    """`limit`: bytes a GPU. `policy`: also `gathered`, auto without pieces, and `pieces`, all that can. `what`: "run", "check", or
+    "longest": the longest n_res at that limit, one block of it run once."""
 
     mode: str
     precision: str
@@ -58,6 +59,7 @@ ROWS = (
     Row("infer", "bf16", 128, 2048, 12),
     Row("train", "bf16", 512, 384, launch="eager"),
     Row("infer", "bf16", 128, 2048, 12, launch="eager"),
+    Row("infer", "bf16", 128, 2048, 12, launch="eager", policy="gathered"),
     Row("infer", "bf16", 512, 2048, 12, launch="eager"),
     Row("train", "bf16", 512, 256),
     Row("train", "bf16", 128, 256),
@@ -77,6 +79,7 @@ SMALL = (
     Row("train", "fp32", 16, 24, 2, 1e9, "eager"),
     Row("train", "fp32", 16, 24, 2, 1e9),  # there is no such launch here: the row says so
     Row("infer", "fp32", 16, 24, 2, 1e9, "eager", "chunk"),
+    Row("infer", "fp32", 16, 24, 2, 1e9, "eager", "gathered"),
     Row("infer", "fp32", 16, 24, 1, 2.5e7, "eager", what="longest"),
 )
 """For a machine without GPUs: whether the script runs."""
@@ -110,8 +113,16 @@ def pieces(table) -> list[BlockChoice]:
 
 
 def plan_of(problem: Problem, device: Device, policy: str) -> Plan:
+    table = option_table(problem, device)
+    if policy == "gathered":
+        table = replace(table, stacks=tuple(replace(s, sub_modules=tuple(map(gathered, s.sub_modules))) for s in table.stacks))
     own = policy == "pieces" and problem.axial > 1
-    return make_plan(option_table(problem, device), "benchmarks.ranks:pieces" if own else "auto" if policy == "pieces" else policy)
+    return make_plan(table, "benchmarks.ranks:pieces" if own else "auto" if policy in ("pieces", "gathered") else policy)
+
+
+def gathered(sub):
+    """A sub-module's options without those in pieces."""
+    return replace(sub, options=tuple(o for o in sub.options if not o.choice.piece_rows))
 
 
 def run(row: Row, device: Device, ranks) -> dict:

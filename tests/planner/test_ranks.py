@@ -7,6 +7,7 @@ from foldfit.cost.devices import find_device
 from foldfit.errors import BadInput, NotSupported
 from foldfit.planner.api import plan_problem
 from foldfit.planner.build import make_plan
+from foldfit.planner.lengths import longest_n_res
 from foldfit.planner.options import option_table
 from foldfit.planner.ranks import compare_ranks
 from foldfit.problem import Problem, Stack
@@ -71,3 +72,11 @@ def test_a_comparison_says_what_more_ranks_buy():
 def test_what_ranks_cannot_do_is_said(wrong, error):
     with pytest.raises(error):
         msgspec.structs.replace(over(2), **wrong).__post_init__()
+
+
+def test_pieces_make_room_for_longer_proteins():
+    over_all = over(4, mode="infer", dropout=False, stacks=(Stack("evoformer", 48, 128),), n_res=2048, memory=24 * 10**9)
+    one, four = (longest_n_res(msgspec.structs.replace(over_all, world=n, axial=n), DEVICE) for n in (1, 4))
+    assert four > 1.9 * one
+    plan = plan_problem(msgspec.structs.replace(over_all, n_res=four), DEVICE)
+    assert any(c.piece_rows for c in plan.choices["a"])

@@ -37,7 +37,7 @@ def plan_of(trunk: Trunk, schedule: list[str], rows: int, recompute: bool, size:
     named = {}
     for name, n, again in (("b", rows, recompute), ("r", 2, False)):
         named[name] = tuple(
-            Choice("reference", n + i % 2, n, again, layout, pieces if sub.prepared else 0)
+            Choice("reference", n + i % 2, n, again, layout, piece_rows=pieces if sub.prepared else 0)
             if size > 1
             else Choice("reference", n, n, again)
             for i, (layout, sub) in enumerate(zip(layouts(trunk), trunk.specs[0].sub_modules, strict=True))

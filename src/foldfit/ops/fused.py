@@ -22,17 +22,20 @@ def layer_norm(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
 
 
 def projected_attention(
-    y: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor, gating_b: Tensor, bias: Tensor | None, mask: Tensor,
-    keep: bool,
+    y: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor, gating_b: Tensor | None,
+    bias: Tensor | None, mask: Tensor, keep: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Four projections as one matrix product, and the attention where they left it. Returns o, and what a backward needs."""
     from foldfit.ops.triton_attention import attention_forward, check, leading_keys
 
     (r, n, c), (_, h, d) = y.shape, query_w.shape
     w = torch.cat([x.flatten(1) for x in (query_w, key_w, value_w, gating_w)], 1)
-    offset = torch.cat([gating_b.new_zeros(3 * h * d), gating_b.flatten()])
-    projected = torch.addmm(offset, y.reshape(-1, c), w).view(r, n, 4, h, d)
-    del offset
+    if gating_b is None:  # AF3 has none
+        projected = (y.reshape(-1, c) @ w).view(r, n, 4, h, d)
+    else:
+        offset = torch.cat([gating_b.new_zeros(3 * h * d), gating_b.flatten()])
+        projected = torch.addmm(offset, y.reshape(-1, c), w).view(r, n, 4, h, d)
+        del offset
     q, k, v, gate = projected.unbind(2)
     check(q, k, v, gate, bias, mask)
     lead = leading_keys(mask)
@@ -45,6 +48,7 @@ class ProjectedAttention(torch.autograd.Function):
     def forward(ctx: Any, *given: Any) -> Tensor:
         o, w, projected, lead, lse = projected_attention(*given, True)  # type: ignore[call-arg]
         y, *_, bias, mask = given
+        ctx.biased = given[5] is not None
         ctx.save_for_backward(y, w, projected, bias, mask, lead, o, lse)
         return o
 
@@ -58,12 +62,12 @@ class ProjectedAttention(torch.autograd.Function):
         grads, d_bias = attention_backward(do, q, k, v, gate, bias, mask, lead, o, lse)
         grads = grads.view(-1, 4 * h * d)
         d_w = (y.reshape(-1, c).t() @ grads).view(c, 4, h, d).unbind(1)
-        d_gating_b = (grads.new_ones(1, len(grads)) @ grads[:, 3 * h * d :]).view(h, d)
+        d_gating_b = (grads.new_ones(1, len(grads)) @ grads[:, 3 * h * d :]).view(h, d) if ctx.biased else None
         return (grads @ w.t()).view_as(y), *d_w, d_gating_b, d_bias, None
 
 
 def attention(
-    y: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor, gating_b: Tensor, bias: Tensor | None, mask: Tensor
+    y: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor, gating_b: Tensor | None, bias: Tensor | None, mask: Tensor
 ) -> Tensor:
     given = y, query_w, key_w, value_w, gating_w, gating_b, bias, mask
     return ProjectedAttention.apply(*given) if torch.is_grad_enabled() else projected_attention(*given, False)[0]

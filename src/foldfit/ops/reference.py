@@ -44,7 +44,7 @@ def gate(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
 
 
 def attention(
-    x: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gate_w: Tensor, gate_b: Tensor, bias: Tensor | None, mask: Tensor
+    x: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gate_w: Tensor, gate_b: Tensor | None, bias: Tensor | None, mask: Tensor
 ) -> Tensor:
     """AF2 Suppl. Alg. 7, lines 2-6: the soft-max is materialised, [r, h, n, k]."""
     q, k, v, gate = linear(x, query_w, None), linear(x, key_w, None), linear(x, value_w, None), linear(x, gate_w, gate_b)

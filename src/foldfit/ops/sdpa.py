@@ -13,7 +13,7 @@ ALIGN = 8  # elements: the fused CUDA kernels want head dims and bias rows in mu
 
 
 def attention(
-    x: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gate_w: Tensor, gate_b: Tensor, bias: Tensor | None, mask: Tensor
+    x: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gate_w: Tensor, gate_b: Tensor | None, bias: Tensor | None, mask: Tensor
 ) -> Tensor:
     """x [r, n, c], bias [n, h, k], mask [r, k] -> [r, n, h, d].
 

@@ -24,7 +24,7 @@ def piece_options(
     if not sub.prepared or setting.shapes.ranks == 1:
         return
     total, own = setting.shapes.own(*sub.reads[0]), setting.shapes.own(*sub.shares)  # type: ignore[misc]
-    rows = {-(-total // 2**i) for i in range(total.bit_length())}
+    rows = {-(-total // 2**i) for i in range(total.bit_length() + 1)}
     pieces = sorted({-(-own // 4**i) for i in range(SIZES)}, reverse=True)
     for option in options:
         for size in pieces if option.choice.rows in rows else ():
