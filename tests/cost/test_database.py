@@ -105,5 +105,6 @@ def test_wrong_files_are_one_clear_line(tmp_path):
 
 
 def test_the_shipped_database_is_found():
+    """By kernels that it has: a plan by others stands on the model."""
     problem = msgspec.structs.replace(PROBLEM, device="H200", launch="graph", n_res=384, stacks=(Stack("evoformer", 48, 512),))
-    assert plan_problem(problem, find_device("H200")).costs == "measured"
+    assert plan_problem(problem, replace(find_device("H200"), without=("triton",))).costs == "measured"

@@ -9,6 +9,7 @@ from foldfit.errors import BadInput
 from foldfit.planner.api import plan_problem
 from foldfit.problem import Problem, Stack
 from foldfit.runtime.captured import Replay
+from foldfit.runtime.ranks import ALONE
 from foldfit.runtime.trunk import Evoformer
 
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
@@ -57,7 +58,8 @@ def test_a_run_knows_whether_another_came_between():
     one = {"z": torch.ones(2)}
     graphs = SimpleNamespace(
         state={"z": torch.zeros(2)}, seed=torch.zeros((), dtype=torch.int64), forward_graph=nothing, backward_graph=nothing, turn=0,
-        out=one, grads={"z": torch.zeros(2)}, d_state=one, gradients=SimpleNamespace(copy=lambda parameters: None), parameters=[],
+        out=one, grads={"z": torch.zeros(2)}, d_state=one, ranks=ALONE, parameters=[],
+        gradients=SimpleNamespace(copy=lambda parameters: None),
     )  # fmt: skip
     first, second = Replay(graphs), Replay(graphs)
     out = first.forward(one)

@@ -16,13 +16,13 @@ def collectives(problem: "Problem", device: "Device", path: Path, as_json: bool)
     import msgspec
     import torch
 
-    from foldfit.cli.profile import database
     from foldfit.profile.collectives import measure_collectives
+    from foldfit.profile.here import costs_here
     from foldfit.runtime.launch import joined
 
     with joined(problem) as ranks:
         with ranks.together():
-            costs = database(path, device) if ranks.is_first else None
+            costs = costs_here(path, device) if ranks.is_first else None
         found = list(measure_collectives(ranks, torch.device(problem.device_type), problem.memory))
         with ranks.together():
             if costs:

@@ -53,6 +53,7 @@ def main(args: argparse.Namespace) -> None:
     from foldfit.cost.database import user_file
     from foldfit.errors import MissingEnvironment
     from foldfit.planner.worth import tasks
+    from foldfit.profile.here import costs_here
 
     until = time.monotonic() + 60 * args.minutes if args.minutes is not None else float("inf")
     path, args.costs = args.costs, "modelled"
@@ -64,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
         return collectives(problems[0], device, path, args.json)
     if device.name != "cpu" and not torch.cuda.is_available():
         raise MissingEnvironment(f"no {device.name} here: profile on the machine that has one, and plan anywhere with its file as --costs")
-    costs = database(path, device)
+    costs = costs_here(path, device)
     samples = {s.identity: s for s in costs.samples}
     before, asked_for = len(samples), tasks(problems, device)
     todo = [t for t in asked_for if args.again or t.identity not in samples]
@@ -84,20 +85,6 @@ def main(args: argparse.Namespace) -> None:
     errors = overall(accuracy(costs.samples, device, [t.sub for t in asked_for]))
     out = {"costs": str(path), "samples": len(samples), "measured": len(samples) - before, "left": left, "errors": errors}
     print(json.dumps(out) if args.json else text(out))
-
-
-def database(path: Path, device: "Device") -> "Costs":
-    """The one that is there, or an empty one. Raises BadInput for one of another device or other versions."""
-    import torch
-
-    from foldfit.cost.database import Costs, load_costs
-    from foldfit.errors import BadInput
-
-    versions = {"torch": str(torch.__version__), "cuda": str(torch.version.cuda)}
-    costs = load_costs(path) if path.exists() else Costs(device=device.name, versions=versions, date="")
-    if (costs.device, costs.versions) != (device.name, versions):
-        raise BadInput(f"{path} is of {costs.device}, {costs.versions}, this is {device.name}, {versions}: give another file as --costs")
-    return costs
 
 
 def asked(args: argparse.Namespace) -> "tuple[list[Problem], Device]":

@@ -1,9 +1,11 @@
-"""The device in this machine, as torch sees it."""
+"""The device in this machine, as torch sees it, and what was measured on it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+from foldfit.cost.database import Costs, load_costs
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import BadInput, MissingEnvironment, NotSupported
 
@@ -24,3 +26,12 @@ def cuda_device() -> Device:
             continue
         return replace(device, memory=total, reserved=total - free)
     raise NotSupported(f"the device table has no {name!r}: plan for a similar card by name (see `foldfit devices`)")
+
+
+def costs_here(path: Path, device: Device) -> Costs:
+    """The database in that file, an empty one where there is none. Raises BadInput for one of another device or other versions."""
+    versions = {"torch": str(torch.__version__), "cuda": str(torch.version.cuda)}
+    costs = load_costs(path) if path.exists() else Costs(device=device.name, versions=versions, date="")
+    if (costs.device, costs.versions) != (device.name, versions):
+        raise BadInput(f"{path} is of {costs.device}, {costs.versions}, this is {device.name}, {versions}: give another file as --costs")
+    return costs
