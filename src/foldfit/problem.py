@@ -79,6 +79,8 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise BadInput(f"axial: expected a divisor of the {self.world} ranks, got {self.axial}")
         if self.axial > 1 and self.inputs == "overwritten":
             raise NotSupported("overwritten inputs over several ranks, which re-lay them: keep the inputs")
+        if self.world > 1 and self.launch == "graph":  # its capture of NCCL's collectives ended a rank, on 2 H100
+            raise NotSupported("a CUDA graph over several ranks: launch eagerly")
         if not isinstance(self.host_memory, int) or self.host_memory < 0:
             raise BadInput(f"host_memory: expected a whole number of bytes, 0 for none, got {self.host_memory!r}")
         if self.host_memory and self.launch == "graph":

@@ -5,11 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from foldfit.errors import BadInput
+from foldfit.errors import BadInput, NotSupported
 from foldfit.planner.api import plan_problem
 from foldfit.problem import Problem, Stack
 from foldfit.runtime.captured import Replay
-from foldfit.runtime.ranks import ALONE
 from foldfit.runtime.trunk import Evoformer
 
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
@@ -58,7 +57,7 @@ def test_a_run_knows_whether_another_came_between():
     one = {"z": torch.ones(2)}
     graphs = SimpleNamespace(
         state={"z": torch.zeros(2)}, seed=torch.zeros((), dtype=torch.int64), forward_graph=nothing, backward_graph=nothing, turn=0,
-        out=one, grads={"z": torch.zeros(2)}, d_state=one, ranks=ALONE, parameters=[],
+        out=one, grads={"z": torch.zeros(2)}, d_state=one, parameters=[],
         gradients=SimpleNamespace(copy=lambda parameters: None),
     )  # fmt: skip
     first, second = Replay(graphs), Replay(graphs)
@@ -70,6 +69,11 @@ def test_a_run_knows_whether_another_came_between():
     with pytest.raises(BadInput, match="ran forward again"):
         first.backward(one, [])
     second.backward(one, [])
+
+
+def test_graphs_are_of_one_rank():
+    with pytest.raises(NotSupported, match="over several ranks: launch eagerly"):
+        Problem(stacks=(Stack("evoformer", 2, 40),), n_res=96, memory=2**31, launch="graph", device_type="cuda", world=2, axial=2)
 
 
 def test_graphs_are_for_cuda():

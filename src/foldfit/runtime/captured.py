@@ -1,5 +1,5 @@
-"""A plan's steps as CUDA graphs, collectives among them: launched at once, not one by one from Python, which for small sub-modules
-takes longer than their work. The graphs own the memory that the plan promises; what goes in and comes out lies in tensors that stay."""
+"""A plan's steps as CUDA graphs: launched at once, not one by one from Python, which for small sub-modules takes longer than
+their work. The graphs own the memory that the plan promises; what goes in and comes out lies in tensors that stay."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -33,14 +33,13 @@ class Captured:
         self.masks = {name: x.clone() for name, x in masks.items()}
         device = next(iter(state.values())).device
         self.seed = torch.zeros((), dtype=torch.int64, device=device)
-        self.ranks = trunk.ranks
         self.train, self.turn = plan.problem.mode == "train", 0
         self.drawn = plan.problem.dropout and trunk.training
         seed = self.seed if self.drawn else None
         stream = stream_of(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # compiles kernels, makes handles
-            self.work(Executor(trunk.sub_modules(), plan, self.masks, seed, watch, trunk.ranks), nullcontext(), nullcontext())
+            self.work(Executor(trunk.sub_modules(), plan, self.masks, seed, watch), nullcontext(), nullcontext())
         del self.out
         if self.train:
             del self.grads, self.d_state, self.gradients
@@ -48,14 +47,12 @@ class Captured:
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         self.forward_graph, self.backward_graph = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        executor, pool = Executor(trunk.sub_modules(), plan, self.masks, seed, ranks=trunk.ranks), torch.cuda.graph_pool_handle()
-        # NCCL's watchdog asks for events meanwhile, in a thread of its own.
-        mode = "global" if trunk.ranks.group is None else "thread_local"
+        executor, pool = Executor(trunk.sub_modules(), plan, self.masks, seed), torch.cuda.graph_pool_handle()
         torch.cuda.reset_peak_memory_stats(device)
         self.work(
             executor,
-            torch.cuda.graph(self.forward_graph, pool=pool, stream=stream, capture_error_mode=mode),
-            torch.cuda.graph(self.backward_graph, pool=pool, stream=stream, capture_error_mode=mode),
+            torch.cuda.graph(self.forward_graph, pool=pool, stream=stream),
+            torch.cuda.graph(self.backward_graph, pool=pool, stream=stream),
         )
         self.held = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
         """Bytes that replays use beyond what is allocated meanwhile: of tensors that come and go within the graphs."""
@@ -73,7 +70,7 @@ class Captured:
 
     def fits(self, trunk: "Trunk", plan: Plan) -> bool:
         """Whether these graphs are of this plan and mode, and the parameters still where they were."""
-        same = self.ranks is trunk.ranks and self.plan.digest == plan.digest and self.drawn == (plan.problem.dropout and trunk.training)
+        same = self.plan.digest == plan.digest and self.drawn == (plan.problem.dropout and trunk.training)
         return same and self.addresses == [p.data_ptr() for p in trunk.parameters()]
 
 
@@ -87,7 +84,7 @@ class Replay:
         g = self.graphs
         for name, x in state.items():
             g.state[name].copy_(x)
-        g.ranks.same(g.seed.random_(2**62))
+        g.seed.random_(2**62)
         g.forward_graph.replay()
         g.turn += 1
         self.turn = g.turn

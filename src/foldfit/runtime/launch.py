@@ -13,7 +13,6 @@ import torch.distributed as dist
 
 from foldfit.errors import BadInput, FoldfitError, MissingEnvironment
 from foldfit.problem import Problem
-from foldfit.runtime.captured import CAPTURED
 from foldfit.runtime.measure import Measured
 from foldfit.runtime.ranks import ALONE, TIMEOUT, Ranks
 
@@ -51,9 +50,8 @@ def joined(problem: Problem) -> Iterator[Ranks]:
 
 
 def leave() -> None:
-    """Ends the process group. Before it the graphs in which its collectives are captured: NCCL waits for them. A cycle of frames,
-    which torch's own late imports make, may hold it still: gloo's threads would outlive the interpreter, which aborts then."""
-    CAPTURED.clear()
+    """Ends the process group. A cycle of frames, which torch's own late imports make, may hold it still: gloo's threads would outlive
+    the interpreter, which aborts then."""
     gc.collect()
     dist.barrier()
     dist.destroy_process_group()
