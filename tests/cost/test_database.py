@@ -108,3 +108,9 @@ def test_the_shipped_database_is_found():
     """By kernels that it has: a plan by others stands on the model."""
     problem = msgspec.structs.replace(PROBLEM, device="H200", launch="graph", n_res=384, stacks=(Stack("evoformer", 48, 512),))
     assert plan_problem(problem, replace(find_device("H200"), without=("triton",))).costs == "measured"
+
+
+def test_whole_runs_correct_the_sum_and_say_how_far_they_are_apart():
+    costs = Costs(device="H200", versions={}, date="", runs={"one": 1.1, "another": 1.0})
+    assert costs.factor == pytest.approx(1.1**0.5) and costs.spread == pytest.approx(0.0477, abs=1e-3)
+    assert Costs(device="H200", versions={}, date="").spread == 0

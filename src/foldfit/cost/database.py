@@ -34,6 +34,12 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """What a whole run takes beyond the sum of its parts: the geometric mean over the runs measured."""
         return exp(sum(map(log, self.runs.values())) / len(self.runs)) if self.runs else 1.0
 
+    @property
+    def spread(self) -> float:
+        """How far the runs measured are from that factor: the root of the mean square, relative."""
+        off = [run / self.factor - 1 for run in self.runs.values()]
+        return (sum(x * x for x in off) / len(off)) ** 0.5 if off else 0.0
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """As JSON, a sample a line."""
         head = msgspec.json.encode(msgspec.structs.replace(self, samples=())).decode()
@@ -66,12 +72,16 @@ def user_file(device: str) -> Path:
     return cache / "foldfit" / f"{device.replace(' ', '-')}.json"
 
 
+def shipped_file(device: str) -> Path:
+    """Where the package has what was measured on such a device, if it has."""
+    return Path(str(resources.files("foldfit.cost") / "measured" / f"{device.replace(' ', '-')}.json"))
+
+
 def costs_file(device: Device) -> Path | None:
     """The database that the device names, else this machine's own, else the one that ships with foldfit; None: modelled."""
     if device.costs == "modelled":
         return None
-    shipped = resources.files("foldfit.cost") / "measured" / f"{device.name.replace(' ', '-')}.json"
-    for path in (Path(device.costs),) if device.costs else (user_file(device.name), Path(str(shipped))):
+    for path in (Path(device.costs),) if device.costs else (user_file(device.name), shipped_file(device.name)):
         if device.costs or path.is_file():
             return path
     return None
@@ -99,4 +109,4 @@ def corrections(path: str, device: str) -> Corrections:
     costs = load_costs(path)
     if costs.device != device:
         raise BadInput(f"{path} was measured on {costs.device}, the plan is for {device}: profile there, or plan with --costs modelled")
-    return Corrections(costs.samples, costs.factor)
+    return Corrections(costs.samples, costs.factor, costs.spread)

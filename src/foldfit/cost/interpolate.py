@@ -110,9 +110,9 @@ class Group:
 class Corrections:
     """How far the model is from the samples: groups by sub-module, kernel and precision."""
 
-    def __init__(self, samples: Iterable[Sample], factor: float = 1.0) -> None:
-        self.factor = factor
-        """What a whole run takes beyond the sum of its parts."""
+    def __init__(self, samples: Iterable[Sample], factor: float = 1.0, spread: float = 0.0) -> None:
+        self.factor, self.spread = factor, spread
+        """What a whole run takes beyond the sum of its parts, and how far from that single runs were."""
         self.samples: dict[tuple[str, str, str], list[Sample]] = {}
         for sample in samples:
             self.samples.setdefault(sample.key, []).append(sample)

@@ -32,7 +32,8 @@ def options_of(table: OptionTable, choices: Named, schedule: list[str]) -> list[
 
 
 def expected_error(table: OptionTable, choices: Named, schedule: list[str]) -> float | None:
-    """Of the plan's seconds, relative: those of its options by their seconds, as if all of them were off to one side. None where costs
+    """Of the plan's seconds, relative: those of its options by their seconds, as if all of them were off to one side, or the spread of
+    whole runs, where that is more. None where costs
     are modelled, or nothing is known of some kernel's error."""
     costs, problem = find_costs(table.device), table.problem
     if costs is None:
@@ -44,4 +45,4 @@ def expected_error(table: OptionTable, choices: Named, schedule: list[str]) -> f
         if found is None:
             return None
         off, total = off + found * seconds, total + seconds
-    return off / total if total else None
+    return max(off / total, costs.spread) if total else None
