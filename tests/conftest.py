@@ -9,5 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers times threads would be 
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"
     from foldfit.profile.moments import interpret_in_place
+    from tests.interpreter import remember_builtins
 
     interpret_in_place()
+    remember_builtins()
