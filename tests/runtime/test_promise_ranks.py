@@ -24,11 +24,10 @@ LIMITS = (0.6, 0.2)
 def plans(size: int) -> list[Plan]:
     """Every stack in both modes, sizes that divide and that do not, batches; the policies by turns, and `auto` between them."""
     device, out = find_device("cpu"), []
-    for i, (name, stacks) in enumerate(TRUNKS.items()):
+    for i, stacks in enumerate(TRUNKS.values()):
         for mode in ("train", "infer"):
             more = dict(batch=1 + (i + size) % 2, optimizer="adam" if mode == "train" and i % 2 else "none")
-            n_res = 13 if name == "deep" else 24 + i
-            problem = Problem(stacks=stacks, n_res=n_res, mode=mode, dropout=mode == "train", memory=2**40, world=size, axial=size, **more)
+            problem = Problem(stacks=stacks, n_res=12 + i, mode=mode, dropout=mode == "train", memory=2**40, world=size, axial=size, **more)
             table = option_table(problem, device)
             named = [make_plan(table, policy) for policy in POLICIES]
             most, least = (named[p].promised.peak_bytes for p in (0, 3))

@@ -1,13 +1,21 @@
 """Measures peak bytes of tensors: exactly on the CPU, by the allocator's own count on CUDA."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+
+
+def tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Those among the arguments or results of an operation, which are values and lists of values."""
+    for x in values:
+        if isinstance(x, Tensor):
+            yield x
+        elif isinstance(x, (tuple, list)):
+            yield from tensors(x)
 
 
 class TensorMeter(TorchDispatchMode):
@@ -38,10 +46,11 @@ class TensorMeter(TorchDispatchMode):
         self.live.pop(key, None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {x.untyped_storage()._cdata for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for x in tree_iter(out):
-            if isinstance(x, Tensor) and x.untyped_storage()._cdata not in before:
+        kwargs = kwargs or {}
+        before = {x.untyped_storage()._cdata for x in tensors((*args, *kwargs.values()))}
+        out = func(*args, **kwargs)
+        for x in tensors((out,)):
+            if x.untyped_storage()._cdata not in before:
                 self.adopt(x)
         if self.on_change is not None:
             self.on_change(self)
