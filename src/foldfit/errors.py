@@ -2,9 +2,13 @@
 
 
 class FoldfitError(Exception):
-    """Base of the errors that the command line turns into one line and an exit code."""
+    """Base of the errors that the command line turns into one line and an exit code; a line break in a name that the user gave is none
+    in the message."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 class BadInput(FoldfitError, ValueError):

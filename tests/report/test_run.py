@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from foldfit.bench.results import Results, read_results
@@ -52,6 +52,7 @@ TEXTS = [json.dumps(WHOLE), Results(experiment="bench", device="cpu", versions={
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x))
 
 
+@example('{"\\n": null}')
 @given(JSON.map(json.dumps) | st.tuples(st.sampled_from(TEXTS), st.integers(1, 60)).map(lambda t: t[0].rstrip()[: -t[1]]) | st.text())
 def test_other_text_is_no_measurement_and_no_result(path, text):
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
