@@ -19,8 +19,8 @@ NAMES = {name: (f"{name}.json", f"{name}.csv", f"{name}.md") for name in ("study
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One row: bytes and seconds; what was not measured, or does not fit, is 0. Of a row that does not fit `promised_peak` is
     what it needs. `activation`: alive when forward ends, beyond what was alive before it, the study's "activation memory"; not
-    measured of a CUDA graph. `seconds` is the median of `repeat` runs, `spread` their interquartile range; `exposed`: those of the seconds in
-    which several ranks, or copies to the host, are waited for."""
+    measured of a CUDA graph. `seconds` is the median of `repeat` runs, `spread` their interquartile range; `exposed`: those of the
+    seconds in which several ranks, or copies to the host, are waited for."""
 
     key: str
     status: Status

@@ -50,7 +50,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     rank_peaks: tuple[int, ...] = ()
     """Peak bytes of every rank, where there are several: `peak_bytes` is the largest."""
     activation_bytes: int
-    """Alive when forward ends, beyond what was alive before it: the study's "activation memory"."""
+    """Alive when forward ends, beyond what was alive before it: the study's "activation memory"; 0 under a graph, whose memory is its own."""
     device: str
     versions: dict[str, str]
     steps: tuple[Step, ...]
@@ -162,7 +162,7 @@ def measure(
         promised_host_bytes=plan.promised.host_bytes,
         exposed=sum(between(*wait) for wait in waits),
         promised_exposed=plan.promised.exposed,
-        activation_bytes=activation,
+        activation_bytes=activation if eager else 0,
         device=torch.cuda.get_device_name() if cuda else "cpu",
         versions={"foldfit": __version__, "torch": str(torch.__version__)},
         steps=tuple(steps),
