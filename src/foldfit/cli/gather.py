@@ -21,6 +21,7 @@ from foldfit.planner.options import CUDA_ALIGN, option_table
 from foldfit.planner.waits import last_sum, waits
 from foldfit.plans import Plan
 from foldfit.report.run import FROM_HOST, TO_HOST, Candidate, Peak, Run, Scaled, Series, Sheet, Transfer, join
+from foldfit.units import format_bytes
 
 
 def planned_peaks(plan: Plan, steps: list[dict[str, Any]]) -> tuple[list[Peak], list[Transfer]]:
@@ -79,12 +80,14 @@ def series_of(results: Results) -> list[Series]:
     """The same problem under the same policy on several numbers of ranks that share a sample."""
     out: dict[tuple, Series] = {}
     for r in results.results:
-        if r.promised_seconds and r.problem.world == r.problem.axial:
-            alone = msgspec.structs.replace(r.problem, world=1, axial=1)
-            key = (msgspec.json.encode(alone), r.policy, r.solver, r.kernels)
-            p = r.problem
-            stacks = " + ".join(f"{s.blocks} x {s.name} {s.rows or ''}".strip() for s in p.stacks)
-            name = f"{stacks}, {p.n_res}, {p.mode}, {p.precision}, {r.policy}"
-            series = out.setdefault(key, Series(name, []))
+        p = r.problem
+        if r.promised_seconds and p.world == p.axial:
+            alone = msgspec.structs.replace(p, world=1, axial=1)
+            stacks = " + ".join(f"{s.blocks} x {s.name}" + (f" ({s.rows} rows)" if s.rows else "") for s in p.stacks)
+            limits = {o.problem.memory for o in results.results if (o.policy, o.solver, o.kernels) == (r.policy, r.solver, r.kernels)}
+            words = [r.policy, r.solver if r.solver not in ("", "none", "chain") else "", *r.kernels]
+            words += [f"in {format_bytes(p.memory)}"] if len(limits) > 1 else []
+            series = Series(f"{stacks}, {p.n_res} residues, {p.mode}, {p.precision}", " ".join(filter(None, words)), [])
+            series = out.setdefault((msgspec.json.encode(alone), r.policy, r.solver, r.kernels), series)
             series.points.append(Scaled(p.axial, r.promised_seconds, r.promised_exposed, r.seconds, r.exposed))
     return [series for series in out.values() if len({p.ranks for p in series.points}) > 1]

@@ -168,13 +168,9 @@ class Scaled:
 class Series:
     """One problem under one policy, on several numbers of ranks."""
 
-    name: str
+    problem: str
+    policy: str
     points: list[Scaled]
-
-    @property
-    def measured(self) -> bool:
-        """On all of them: what was measured on one is not compared with what is promised on two."""
-        return all(p.took for p in self.points)
 
 
 Bytes = Annotated[int, msgspec.Meta(ge=0)]

@@ -50,7 +50,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     rank_peaks: tuple[int, ...] = ()
     """Peak bytes of every rank, where there are several: `peak_bytes` is the largest."""
     activation_bytes: int
-    """Alive when forward ends, beyond what was alive before it: the study's "activation memory"; 0 under a graph, whose memory is its own."""
+    """Alive when forward ends, beyond what was alive before it: the study's "activation memory"; 0 under a graph."""
     device: str
     versions: dict[str, str]
     steps: tuple[Step, ...]
