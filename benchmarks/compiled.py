@@ -5,9 +5,9 @@ block whole, as the options of a plan are: seconds, bytes of its forward, bytes 
     python benchmarks/compiled.py --tiny                                           # on a CPU, without Triton: that it runs
 
 Each is compiled in a process of its own, all at once; when all are done, or after --patience seconds, they are measured one after the
-other, on the device alone: as CUDA graphs. Expected on an H100 at (512, 384), bf16: forward and backward of all nine 55 to 60 ms by the
-reference, 35 to 42 compiled (the soft-max's logits stay in memory, but the steps around them are one kernel), 21 by Triton; kept for
-backward 7.7 GiB by the reference, 6 to 8 compiled, 3.4 by Triton; 10 to 30 s to compile one with others beside it.
+other, on the device alone: as CUDA graphs. Expected on an H100 at (512, 384), bf16: forward and backward of all nine 85 ms by the
+reference (its database), 45 to 55 compiled (the soft-max's logits stay in memory, but the steps around them are one kernel), 20 by
+Triton; kept for backward 7.7 GiB by the reference, 6 to 8 compiled, 3.4 by Triton; 10 to 30 s to compile one with others beside it.
 """
 
 import argparse

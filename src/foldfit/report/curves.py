@@ -20,12 +20,11 @@ def frontier(run: Run) -> str:
         limits = [b / size for b, _, _ in run.frontier]
         axes.step(limits, [s for _, s, _ in run.frontier], where="post", color=BLUE, label="auto at every limit")
         # Between two limits: the plan of the lower one, the bound of the higher one.
-        axes.step(limits, [low for _, _, low in run.frontier], where="pre", color=GREY, linestyle=":", label="no plan is below")
-        for i, c in enumerate(c for c in run.candidates if c.seconds is not None and c.policy != "auto"):
+        axes.step(limits, [low for _, _, low in run.frontier], where="pre", color=GREY, linestyle=":", label="certificate: no plan is below")
+        for i, c in enumerate(c for c in run.candidates if c.policy != "auto"):
             axes.plot(
-                c.peak / size, c.seconds, MARKERS.get(c.policy, "PX*"[i % 3]), color=LINES.get(c.policy, GREY), label=c.policy,
-                markersize=7,
-                linestyle="none",
+                c.peak / size, c.seconds, MARKERS.get(c.policy, "PX*"[i % 3]), color=LINES.get(c.policy, GREY), markersize=7,
+                linestyle="none", fillstyle="full" if c.fits else "none", label=c.policy + ("" if c.fits else ", does not fit"),
             )  # fmt: skip
         axes.plot(
             promised.peak_bytes / size, promised.seconds, "o", color=BLUE, markersize=8, label="this plan, promised", linestyle="none"

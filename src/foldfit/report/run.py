@@ -43,11 +43,12 @@ class Peak:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy or a peer beside the plan's own: bytes it needs, seconds where it fits."""
+    """A policy or a peer beside the plan's own: bytes it needs, its seconds, and whether it fits the plan's limit."""
 
     policy: str
     peak: int
-    seconds: float | None
+    seconds: float
+    fits: bool = True
 
 
 @dataclass(frozen=True)
