@@ -36,7 +36,11 @@ def commands() -> list[tuple[str, str]]:
         lines += [line.strip() for line in text.splitlines() if line.startswith("    foldfit ")]
         for line in lines:
             command = re.sub(r"^(torchrun --nproc-per-node \d+ -m |python -m )(?=foldfit )", "", line.strip().removeprefix("$ "))
-            if re.match(r"(foldfit|python3?) \S", command) and not re.search(r"\.\.\.|VERB| [|] ", command) and not re.match(r"foldfit \S+: ", command):
+            if (
+                re.match(r"(foldfit|python3?) \S", command)
+                and not re.search(r"\.\.\.|VERB| [|] ", command)
+                and not re.match(r"foldfit \S+: ", command)
+            ):
                 found.append((page.name, command))
     return found
 

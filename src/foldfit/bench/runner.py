@@ -105,6 +105,11 @@ def planned(case: Case, device: Device, folder: Path | None, known: Result | Non
     ), plan)  # fmt: skip
 
 
+def ranks_of(plan: Plan) -> tuple[int, int]:
+    """What the ranks are started by."""
+    return plan.problem.world, plan.problem.axial
+
+
 def outcomes(
     todo: Sequence[Planned], device: Device, ranks: int, runs: Runs, on_case: Callable[[str], None] | None = None
 ) -> Iterator[Result]:
@@ -121,10 +126,10 @@ def outcomes(
             yield msgspec.structs.replace(each.row, note=note)
         else:
             fitting.append((each.plan, each))
-    fitting.sort(key=lambda pair: (pair[1].case.problem.world, pair[1].case.problem.axial, pair[0].promised.seconds))
-    for world, group in groupby(fitting, key=lambda pair: (pair[1].case.problem.world, pair[1].case.problem.axial)):
+    fitting.sort(key=lambda pair: (ranks_of(pair[0]), pair[0].promised.seconds))
+    for of_ranks, group in groupby(fitting, key=lambda pair: ranks_of(pair[0])):
         of = list(group)
-        found = run_on_ranks([plan for plan, _ in of], runs) if world[0] > 1 else (run(plan, runs) for plan, _ in of)
+        found = run_on_ranks([plan for plan, _ in of], runs) if of_ranks > (1, 1) else (run(plan, runs) for plan, _ in of)
         for _, each in of:
             if on_case:
                 on_case(each.row.key)

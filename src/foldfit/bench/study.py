@@ -103,7 +103,8 @@ def cases(scale: Scale, device: str, limits: dict[str, int]) -> Iterator[Case]:
     for row in with_auto(STUDY):
         graphs = row.policy == "auto" and row.mode == "train" and row.gpus == 1 and device != "cpu"
         for name in rising if row.policy == "auto" else rising[-1:]:
-            launches: list[Launch] = (["eager"] if name == rising[-1] or not graphs else []) + (["graph"] if graphs else [])
+            launches: list[Launch] = ["eager"] if name == rising[-1] or not graphs else []
+            launches += ["graph"] if graphs else []
             for launch in launches:
                 key = f"{row.key} @ {name}{', graph' if launch == 'graph' else ''}"
                 yield Case(key, problem_of(row, scale, device, limits[name], launch), row.policy)

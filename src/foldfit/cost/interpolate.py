@@ -125,8 +125,8 @@ class Corrections:
     def of(self, sub: SubModuleSpec, kernel: str, precision: str, device: Device) -> Group:
         key = (name_of(sub), kernel, precision)
         if key not in self.groups:
-            samples = self.samples.get(key) or self.samples.get((*key[:2], SPEAKS_FOR.get(precision, precision)), ())
-            self.groups[key] = Group(sub, samples, device)
+            asked = key if key in self.samples else (*key[:2], SPEAKS_FOR.get(precision, precision))
+            self.groups[key] = Group(sub, self.samples.get(asked, ()), device)
         return self.groups[key]
 
     def knows(self, sub: SubModuleSpec, kernel: str, precision: str, launch: str, device: Device) -> bool:

@@ -20,7 +20,9 @@ def frontier(run: Run) -> str:
         limits = [b / size for b, _, _ in run.frontier]
         axes.step(limits, [s for _, s, _ in run.frontier], where="post", color=BLUE, label="auto at every limit")
         # Between two limits: the plan of the lower one, the bound of the higher one.
-        axes.step(limits, [low for _, _, low in run.frontier], where="pre", color=GREY, linestyle=":", label="certificate: no plan is below")
+        axes.step(
+            limits, [low for _, _, low in run.frontier], where="pre", color=GREY, linestyle=":", label="certificate: no plan is below"
+        )
         for i, c in enumerate(c for c in run.candidates if c.policy != "auto"):
             axes.plot(
                 c.peak / size, c.seconds, MARKERS.get(c.policy, "PX*"[i % 3]), color=LINES.get(c.policy, GREY), markersize=7,
@@ -154,10 +156,13 @@ def key_of(colours: dict[str, str]) -> list[Any]:
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], color=colour, linewidth=2.5, label=name) for name, colour in colours.items()]
-    how = {"color": GREY, "linewidth": 1.2}
-    lines += [Line2D([], [], marker="o", linestyle="-", label="measured", **how)]
-    lines += [Line2D([], [], marker="D", linestyle="--", fillstyle="none", label="planned", **how)]
-    return [*lines, Line2D([], [], linestyle=":", label="ideal, from the first", **how)]
+    for name, marker, line, fill in (
+        ("measured", "o", "-", "full"),
+        ("planned", "D", "--", "none"),
+        ("ideal, from the first", "", ":", "none"),
+    ):
+        lines.append(Line2D([], [], color=GREY, linewidth=1.2, marker=marker, linestyle=line, fillstyle=fill, label=name))  # type: ignore[arg-type]
+    return lines
 
 
 def plain_ticks(axes: Any, which: Sequence[Any] = ()) -> None:
