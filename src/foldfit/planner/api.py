@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 
 import msgspec
 import numpy as np
 
-from foldfit.cost.devices import GPUS, Device, find_device
+from foldfit.cost.devices import GIB, GPUS, Device, find_device
 from foldfit.errors import DoesNotFit
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import frontier as chain_frontier
@@ -80,11 +81,12 @@ def compare(
 @dataclass(frozen=True)
 class Outlook:
     """What memory buys. `points`: (limit in bytes, seconds, lower bound), from the least memory that any plan needs on;
-    `price`: seconds that a byte more than the problem's limit saves at the best; `next_size`: the next larger card's memory.
-    All without host memory."""
+    `price`: seconds that a byte more than the problem's limit saves at the best, `gib`: that one GiB more saves; `next_size`: the next
+    larger card's memory. All without host memory."""
 
     points: list[tuple[int, float, float]]
     price: float
+    gib: float
     next_size: NextSize | None
 
 
@@ -98,7 +100,8 @@ def frontier(problem: Problem, device: Device | None = None, points: int = 12) -
     useful = [i for i in np.flatnonzero(np.isfinite(curve.seconds)) if i == 0 or curve.seconds[i] < curve.seconds[i - 1]]
     picks = sorted({useful[round(k * (len(useful) - 1) / max(1, points - 1))] for k in range(points)})
     shown = [(int(curve.limits[i]), float(curve.seconds[i]), float(curve.bound[i])) for i in picks]
-    return Outlook(shown, shadow_price(curve, problem.memory), next_size(curve, problem.memory, sizes))
+    here, more = (curve.at(problem.memory + size)[0] for size in (0, GIB))
+    return Outlook(shown, shadow_price(curve, problem.memory), here - more if here < inf else inf, next_size(curve, problem.memory, sizes))
 
 
 def inference_frontier(table: OptionTable) -> Frontier:
