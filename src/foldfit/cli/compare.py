@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
     try:
         outlook = frontier(problem, device)
     except DoesNotFit:
-        outlook = Outlook([], 0.0, None)
+        outlook = Outlook([], 0.0, 0.0, None)
     curve, larger = outlook.points, outlook.next_size
     if args.json:
         print(json.dumps({
