@@ -1,7 +1,7 @@
 """Which card do I need: the longest protein that fits every card of the device table, by the planner's promise, as `foldfit max` finds it.
 
-    python benchmarks/cards.py           # benchmarks/results/cards.json, and docs/cards.md of it
-    python benchmarks/cards.py --page    # docs/cards.md alone, of the figures that are there
+python benchmarks/cards.py           # benchmarks/results/cards.json, and docs/cards.md of it
+python benchmarks/cards.py --page    # docs/cards.md alone, of the figures that are there
 """
 
 import argparse

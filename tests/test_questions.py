@@ -1,4 +1,4 @@
-"""docs/questions.md and docs/study.md are what their scripts make of their result files: no figure was typed."""
+"""docs/questions.md, docs/study.md and docs/cards.md are what their scripts make of their result files: no figure was typed."""
 
 import importlib.util
 import json
@@ -17,6 +17,7 @@ def script(name: str) -> ModuleType:
 
 
 def test_the_pages_are_made_of_the_results():
-    questions, study = script("questions"), script("study_page")
+    questions, study, cards = script("questions"), script("study_page"), script("cards")
     assert questions.PAGE.read_text() == questions.page(json.loads(questions.RESULTS.read_text()))
     assert study.PAGE.read_text() == study.page()
+    assert cards.PAGE.read_text() == cards.page(json.loads(cards.RESULTS.read_text()))
