@@ -20,14 +20,14 @@ MEMORY = 4 * 2**30
 
 def verdicts(by_mark: dict[str, list[Case]], device: str, processes: int) -> Iterator[tuple[str, list[Verdict]]]:
     """The marks with their verdicts, as they come in."""
-    waiting = list(by_mark)
+    waiting = sorted(by_mark, key=lambda name: -len(by_mark[name]))  # what takes longest first
     running: dict[str, tuple[subprocess.Popen[str], IO[str]]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                name, errors = waiting.pop(0), tempfile.TemporaryFile("w+")
+                name, said = waiting.pop(0), tempfile.TemporaryFile("w+")
                 command = [sys.executable, "-m", "foldfit.profile.kernel_processes", device, name]
-                running[name] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True), errors
+                running[name] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True), said
             for name in [n for n, (process, _) in running.items() if process.poll() is not None]:
                 process, errors = running.pop(name)
                 with process, errors:
