@@ -9,6 +9,7 @@ from foldfit.errors import BadInput, NotSupported
 from foldfit.planner.api import plan_problem
 from foldfit.problem import Problem, Stack
 from foldfit.runtime.captured import Replay
+from foldfit.runtime.measure import measure
 from foldfit.runtime.trunk import Evoformer
 
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
@@ -49,6 +50,14 @@ def test_a_second_forward_before_backward_is_refused():
     assert torch.equal(first, kept)
     with pytest.raises(BadInput, match="ran forward again"):
         first.sum().backward()
+
+
+@CARD
+def test_what_graphs_hold_is_measured():
+    model, plan = Evoformer(n_blocks=2).cuda().bfloat16(), plan_of("graph", False)
+    x = [torch.randn(40, 96, 256).cuda().bfloat16(), torch.randn(96, 96, 128).cuda().bfloat16()]
+    measured = measure(model, x, plan, repeat=0)
+    assert 0.9 * plan.promised.peak_bytes <= measured.peak_bytes <= plan.promised.peak_bytes
 
 
 def test_a_run_knows_whether_another_came_between():
