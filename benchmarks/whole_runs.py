@@ -1,4 +1,4 @@
-"""What whole runs take beyond the sum of their options, from a run of benchmarks/side_by_side.py, into the cost database they were planned by.
+"""What whole runs of benchmarks/side_by_side.py took beyond the sum of their options, into the cost database that they were planned by.
 
     python -m benchmarks.whole_runs benchmarks/results/side_by_side_h100.json --costs src/foldfit/cost/measured/H100.json
 
@@ -16,12 +16,11 @@ from foldfit.cost.database import Costs, load_costs
 
 def corrected(costs: Costs, rows: list[dict]) -> Costs:
     """The database with measured / sum of the options of these rows; promises were made with its factor."""
-    names = {"step": "evoformer", "extra": "extra_msa"}
-    runs = {
-        f"{r['blocks']} x {names[r['what']]} {r['n_seq']}, {r['n_res']}, {r['mode']}, {r['precision']}, {r['launch']}, {r['limit'] / 1e9:.3g} GB":
-        r["ms"] * costs.factor / r["promised_ms"]
-        for r in rows if r["what"] in names and r["who"] == "foldfit" and r.get("costs") == "measured"
-    }  # fmt: skip
+    names, runs = {"step": "evoformer", "extra": "extra_msa"}, {}
+    for r in rows:
+        if r["what"] in names and r["who"] == "foldfit" and r.get("costs") == "measured":
+            problem = f"{r['blocks']} x {names[r['what']]} {r['n_seq']}, {r['n_res']}, {r['mode']}, {r['precision']}, {r['launch']}"
+            runs[f"{problem}, {r['limit'] / 1e9:.3g} GB"] = r["ms"] * costs.factor / r["promised_ms"]
     return msgspec.structs.replace(costs, runs=costs.runs | runs)
 
 
