@@ -170,9 +170,9 @@ def main() -> None:
     with ThreadPoolExecutor(args.processes) as pool:
         plain = {mark: pool.submit(process, mark, args.output, [], until) for mark in marks}
         checked = {}
-        for mark in marks:
-            plain[mark].result()
-            for t in args.tools:
+        for t in args.tools:  # one tool for all before the next
+            for mark in marks:
+                plain[mark].result()
                 checked[mark, t] = pool.submit(process, mark, args.output, [sanitizer, "--tool", t], until)
         for mark in marks:
             found = args.output / f"{mark.replace(' ', '-')}-plain.json"
