@@ -154,7 +154,7 @@ def compile_kernels(todo: "list[Task]") -> None:
     """Each option by a kernel that is compiled, once."""
     from torch import OutOfMemoryError
 
-    from foldfit.profile.options import Bench
+    from foldfit.profile.options import Bench, release
 
     for _, group in groupby((t for t in todo if t.choice.kernel not in LIBRARIES), key=lambda t: (id(t.problem), t.sub.name)):
         some = list(group)
@@ -162,13 +162,15 @@ def compile_kernels(todo: "list[Task]") -> None:
             bench = Bench(some[0].problem, some[0].shapes, some[0].sub)
             for task in some:
                 bench.compile(task.choice)
+            del bench
         except OutOfMemoryError:
-            continue  # whatever needs it will compile it
+            pass  # whatever needs it will compile it
+        release()
 
 
 def compile_ahead(args: argparse.Namespace, todo: "list[Task]") -> None:
-    """Triton compiles on one core, and keeps what it compiled on disk: a process for every precision, mode and stack, as far as a
-    tenth of the card's memory goes for each."""
+    """Triton compiles on one core, and keeps what it compiled on disk: a process for every precision and stack, of the common sizes and of
+    the others; an inference runs the same machine code."""
     from foldfit.cli.progress import counted
 
     flags = ["--device", args.device, "--costs", args.costs, "--memory", "8GiB", "--compile"]
@@ -177,7 +179,7 @@ def compile_ahead(args: argparse.Namespace, todo: "list[Task]") -> None:
     commands = [
         [sys.executable, "-m", "foldfit", "profile", "--stack", stack, "--sizes", ",".join(some), "--precision", p, "--mode", mode, *flags]
         for p, mode, sizes in ALL
-        if p in precisions
+        if p in precisions and mode == "train"
         for stack, some in sizes.items()
     ]
     with counted(len(commands), "compiling") as tick:
