@@ -1,10 +1,12 @@
 """`foldfit profile`."""
 
 import argparse
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby, zip_longest
 from pathlib import Path
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--all", action="store_true", help="every stack, precision and a handful of sizes: what a database that ships has")
     add("--minutes", type=float, metavar="M", help="stop after so long, the most informative measured; call again for the rest")
     add("--run", action="store_true", help="also run one plan: what a whole run takes beyond the sum of its parts")
-    add("--compile", action="store_true", help="run options once for nothing but their kernels' compilation: what --all does first")
+    add("--compile", metavar="KIND", help="run a kind of sub-module once for nothing but its kernels' compilation: what --all does first")
     add("--again", nargs="?", const="all", metavar="KERNELS", help="forget what the database has of these, or of all, and measure it anew")
 
 
@@ -76,7 +78,7 @@ def main(args: argparse.Namespace) -> None:
     samples = {s.identity: s for s in remembered(costs, asked_for, args.again)}
     before, todo = len(samples), [t for t in asked_for if t.identity not in samples]
     if args.compile:
-        return compile_kernels(asked_for)
+        return compile_kernels([t for t in asked_for if t.sub.kind == args.compile])
     if args.again:
         costs = kept(costs, samples.values(), path)
     if args.all and device.name != "cpu":
@@ -100,7 +102,8 @@ def asked(args: argparse.Namespace) -> "tuple[list[Problem], Device]":
 
     if args.all:
         device = flags.device_of(args.device)[0]
-        given = [(p, *rest) for p, mode, sizes in ALL if p in device.peaks for rest in in_turn(mode, sizes)]
+        precisions = args.precisions.split(",") if args.precisions else list(device.peaks)
+        given = [(p, *rest) for p, mode, sizes in ALL if p in precisions for rest in in_turn(mode, sizes)]
     else:
         precisions = args.precisions.split(",") if args.precisions else [args.precision]
         given = [(p, args.mode, args.stack, size) for p in precisions for size in args.sizes.split(",")]
@@ -169,24 +172,20 @@ def compile_kernels(todo: "list[Task]") -> None:
 
 
 def compile_ahead(args: argparse.Namespace, todo: "list[Task]") -> None:
-    """Triton compiles on one core, and keeps what it compiled on disk: a process for every precision and stack, of the common sizes and of
-    the others; an inference runs the same machine code."""
+    """Triton compiles on one core, and keeps what it compiled on disk: a process for every precision and kind of sub-module."""
     from foldfit.cli.progress import counted
 
-    flags = ["--device", args.device, "--costs", args.costs, "--memory", "8GiB", "--compile"]
+    flags = ["--device", args.device, "--costs", args.costs, "--memory", "8GiB"]
     flags += ["--providers", args.providers] if args.providers else []
-    precisions = {t.problem.precision for t in todo}
-    commands = [
-        [sys.executable, "-m", "foldfit", "profile", "--stack", stack, "--sizes", ",".join(some), "--precision", p, "--mode", mode, *flags]
-        for p, mode, sizes in ALL
-        if p in precisions and mode == "train"
-        for stack, some in sizes.items()
-    ]
-    with counted(len(commands), "compiling") as tick:
-        running = [(subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), c) for c in commands]
-        for process, command in running:
-            process.wait()
-            tick(" ".join(command[5:11:2]))
+    jobs = list(dict.fromkeys((t.problem.precision, t.sub.kind) for t in todo if t.choice.kernel not in LIBRARIES))
+
+    def run(job: tuple[str, str]) -> None:
+        command = [sys.executable, "-m", "foldfit", "profile", "--all", "--precisions", job[0], "--compile", job[1], *flags]
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    with counted(len(jobs), "compiling") as tick, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for job, _ in zip(jobs, pool.map(run, jobs), strict=True):
+            tick(" ".join(job))
 
 
 def kept(costs: "Costs", samples: "Iterable[Sample]", path: Path) -> "Costs":
