@@ -56,6 +56,8 @@ class Kernel:
     """(role, least, most): widths it is made for."""
     shortest: int = 1
     """The least length of the other axis."""
+    turns: tuple[tuple[str, int], ...] = ()
+    """(precision, length of the other axis) from which on it runs by other code, perhaps on some devices alone: checked there too."""
     recorded: tuple[str, ...] = ("fp32", "tf32", "bf16", "fp16")
     """The precisions in which it has a backward, where its update has any."""
     package: str = ""
