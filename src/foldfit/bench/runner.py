@@ -18,6 +18,7 @@ from foldfit.bench.torchrun import run_on_ranks
 from foldfit.cost.devices import Device, cores
 from foldfit.errors import BadInput, DoesNotFit, FoldfitError
 from foldfit.planner.build import make_plan
+from foldfit.planner.hopeless import refuse_hopeless
 from foldfit.planner.options import OptionTable, option_table
 from foldfit.plans import Plan
 
@@ -67,6 +68,7 @@ def one(case: Case, device: Device, ranks: int, runs: Runs) -> Result:
     """`ranks`: how many can run here."""
     plain = Result(key=case.key, status="predicted", problem=case.problem, policy=case.policy, solver=case.solver, kernels=case.kernels)
     try:
+        refuse_hopeless(case.problem)
         plan = make_plan(only(option_table(case.problem, device), case.kernels), case.policy, case.solver)
     except DoesNotFit as error:
         refused = msgspec.structs.replace(plain, status="does not fit", note=error.where, promised_peak=error.need)
@@ -87,7 +89,10 @@ def confirmed(refused: Result, case: Case, device: Device) -> Result:
     import torch
 
     problem = msgspec.structs.replace(case.problem, memory=refused.promised_peak)
-    plan = make_plan(only(option_table(problem, device), case.kernels), case.policy, case.solver)
+    try:
+        plan = make_plan(only(option_table(problem, device), case.kernels), case.policy, case.solver)
+    except DoesNotFit:  # hopeless: how much it would need has not been looked for
+        return refused
     torch.cuda.set_per_process_memory_fraction(min(1.0, case.problem.memory / torch.cuda.get_device_properties(0).total_memory))
     try:
         found = run(plan, refused, Runs(repeat=0))
