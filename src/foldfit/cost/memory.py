@@ -55,8 +55,8 @@ class Slices:
         return max((self.bytes(m, rows) for m in moments), default=0) if rows else 0
 
     def copies(self, rows: int) -> int:
-        """Slices of a second axis are copied to be contiguous, their mask too."""
-        return self.bytes("t r n c + t r n + v r n", rows)
+        """Slices of a second axis are copied to be contiguous, their mask too, where the kernel wants that."""
+        return 0 if self.phase.strided else self.bytes("t r n c + t r n + v r n", rows)
 
     @property
     def sliced(self) -> bool:
@@ -102,13 +102,13 @@ class Slices:
         return peak
 
     def incoming(self, rows: int) -> int:
-        """The slice of the upstream gradient: a copy of a second axis, another one under dropout."""
+        """The slice of the upstream gradient: a copy of a second axis, or under dropout."""
         written = self.spec.writes
         if self.phase is not self.update_phase:
             return 0
         one = self.bytes("r R z" if written[0] != self.axes[0][0] else "r n c", rows)
         drop = self.setting.dropout and self.spec.dropout > 0
-        return one * (written[1] + drop)
+        return one * max(written[1], drop)
 
     update_phase: Phase | None = None
 
