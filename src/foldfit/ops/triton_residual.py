@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv, power_of_2
+
 TILE = 4096
 """Values of a tile."""
 
@@ -59,9 +61,9 @@ def pack_kernel(
 
 def tiling(elements: int, c: int) -> tuple[tuple[int], dict[str, int]]:
     """Grid and tile."""
-    width = triton.next_power_of_2(c)
+    width = power_of_2(c)
     tile = max(1, TILE // width)
-    return (triton.cdiv(elements, tile),), {"T": tile, "C": width, "num_warps": 4}
+    return (cdiv(elements, tile),), {"T": tile, "C": width, "num_warps": 4}
 
 
 def add(target: Tensor, source: Tensor, update: Tensor, factors: Tensor | None) -> None:
@@ -88,7 +90,5 @@ def packed(x: Tensor, factors: Tensor | None) -> Tensor:
     assert wide.stride(2) == 1
     spread = wide if factors is None else factors.expand(r, n, c)
     grid, tile = tiling(r * n, c)
-    pack_kernel[grid](
-        wide, spread, out, r * n, n, c, *wide.stride()[:2], *spread.stride()[:2], HAS_FACTORS=factors is not None, **tile
-    )
+    pack_kernel[grid](wide, spread, out, r * n, n, c, *wide.stride()[:2], *spread.stride()[:2], HAS_FACTORS=factors is not None, **tile)
     return out
