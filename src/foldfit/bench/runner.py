@@ -20,6 +20,7 @@ from foldfit.bench.torchrun import run_on_ranks
 from foldfit.cost.devices import Device, cores
 from foldfit.errors import BadInput, DoesNotFit, FoldfitError
 from foldfit.planner.build import chain_of, make_plan
+from foldfit.planner.hopeless import refuse_hopeless
 from foldfit.planner.options import OptionTable, option_table
 from foldfit.planner.simulate import simulate
 from foldfit.plans import Plan
@@ -91,6 +92,7 @@ def planned(case: Case, device: Device, folder: Path | None, known: Result | Non
         if path and path.is_file() and (plan := Plan.load(path)).problem == case.problem and plan.version == __version__:
             return Planned(case, msgspec.structs.replace(known, note=""), plan)
     try:
+        refuse_hopeless(case.problem)
         table = only(option_table(case.problem, device), case.kernels)
         plan = make_plan(table, case.policy, case.solver)
     except DoesNotFit as error:
@@ -144,7 +146,10 @@ def confirmed(refused: Result, case: Case, device: Device) -> Result:
     import torch
 
     problem = msgspec.structs.replace(case.problem, memory=refused.promised_peak)
-    plan = make_plan(only(option_table(problem, device), case.kernels), case.policy, case.solver)
+    try:
+        plan = make_plan(only(option_table(problem, device), case.kernels), case.policy, case.solver)
+    except DoesNotFit:  # hopeless: how much it would need has not been looked for
+        return refused
     torch.cuda.set_per_process_memory_fraction(min(1.0, case.problem.memory / torch.cuda.get_device_properties(0).total_memory))
     try:
         found = outcome(refused, run(plan, Runs(repeat=0)))

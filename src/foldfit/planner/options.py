@@ -29,6 +29,9 @@ from foldfit.stacks.spec import Kernel
 CUDA_ALIGN = 512
 """Bytes: PyTorch's caching allocator rounds every tensor up to it."""
 
+MANY = 2**17
+"""Rows that every slice is an option of."""
+
 SMALL = 16
 """A state tensor of fewer bytes than the largest one's by this stays on the device."""
 
@@ -67,8 +70,9 @@ class OptionTable:
 
 @lru_cache
 def slice_rows(total: int) -> tuple[int, ...]:
-    """Every slice worth having, largest first: for each number of slices the fewest rows that give it."""
-    root = isqrt(total)
+    """Every slice worth having, largest first: for each number of slices the fewest rows that give it. Of more than `MANY` rows, as
+    many of few slices and as many of few rows as `MANY` have."""
+    root = isqrt(min(total, MANY))
     few = {-(-total // count) for count in range(1, root + 2)}
     many = {rows for rows in range(1, root + 1) if -(-total // -(-total // rows)) == rows}
     return tuple(sorted(few | many, reverse=True))
