@@ -259,9 +259,7 @@ class Begun:
     """A collective under way: `sent` and `received` must stay as they are until it was waited for. `works`: None where nothing is left
     to wait for."""
 
-    def __init__(
-        self, ranks: Ranks, works: Works | None, sent: Tensors, received: Tensors, end: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, ranks: Ranks, works: Works | None, sent: Tensors, received: Tensors, end: Callable[[], None] | None = None) -> None:
         self.ranks, self.works, self.sent, self.received, self.end = ranks, works, sent, received, end
 
     def wait(self) -> Tensors:
