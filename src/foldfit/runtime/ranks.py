@@ -126,7 +126,7 @@ class Ranks:
         received = out.view(-1) if whole_side and old == 0 else out.new_empty(sum(arriving))
         del mine, own, all_, by_row, by_column
         works: Works | None = [] if beside else None
-        self.swap(works, received.view(-1), sent.view(-1), arriving, leaving)
+        self.all_to_all(works, received.view(-1), sent.view(-1), arriving, leaving)
 
         def end() -> None:
             if received.data_ptr() != out.data_ptr():
@@ -135,7 +135,8 @@ class Ranks:
         return Begun(self, works, (sent,), (received,), end)
 
     @collective
-    def swap(self, works: Works | None, received: Tensor, sent: Tensor, arriving: list[int], leaving: list[int]) -> None:
+    def all_to_all(self, works: Works | None, received: Tensor, sent: Tensor, arriving: list[int], leaving: list[int]) -> None:
+        """`arriving`, `leaving`: elements from and to each rank. Waited for where there are no `works` to add it to."""
         with contextlib.nullcontext() if works is not None else self.waited(sent, received):
             work = dist.all_to_all_single(received, sent, arriving, leaving, group=self.group, async_op=works is not None)
         if works is not None:
@@ -182,6 +183,7 @@ class Ranks:
 
     @collective
     def shift(self, works: Works, leaving: Tensors, arriving: Tensors) -> None:
+        """To the next rank, from the one before."""
         after, before = (dist.get_global_rank(self.group, (self.rank + step) % self.size) for step in (1, -1))
         sends = [dist.P2POp(dist.isend, x, after, self.group, i) for i, x in enumerate(leaving) if x.numel()]
         receives = [dist.P2POp(dist.irecv, x, before, self.group, i) for i, x in enumerate(arriving) if x.numel()]
@@ -213,11 +215,11 @@ class Ranks:
         if samples > 1:
             gradients /= samples
         works: Works = []
-        self.add(works, gradients)
+        self.all_reduce(works, gradients)
         return [Begun(self, works, (gradients,), ())]
 
     @collective
-    def add(self, works: Works, gradients: Tensor) -> None:
+    def all_reduce(self, works: Works, gradients: Tensor) -> None:
         works.append(dist.all_reduce(gradients, group=self.all or self.group, async_op=True))
 
     def same(self, x: Tensor) -> Tensor:
