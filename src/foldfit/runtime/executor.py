@@ -60,7 +60,7 @@ class Executor:
         """Of masks, by tensor and axis."""
         self.under_way: dict[str, tuple[int, Begun]] = {}
         """Relays beside the sub-module at hand: to which axis."""
-        self.sums: list[torch.distributed.Work] = []
+        self.sums: list[Begun] = []
         """Sums of gradients over ranks that are under way."""
         self.own = [{name for sub in block for name, _ in (*sub.spec.reads, sub.spec.writes)} for block in blocks]
         self.needed: list[set[str]] = []
