@@ -7,6 +7,7 @@ from foldfit.ops import reference as ref
 from foldfit.ops import triton_folded_norm as folded
 from foldfit.ops import triton_gated_linear as tg
 from foldfit.ops import triton_triangle as tt
+from foldfit.ops.unread import unread
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,6 +64,15 @@ def test_triangle_update(r, n, c, u, has_b, precision):
     if n == 1:
         given["b"] = given["b"] + 2  # a norm over channels that are all alike has no digits left
     agree(tt.triangle_update, ref.triangle_update, given, precision, (r, n, c))
+
+
+def test_what_nobody_reads_is_not_computed(monkeypatch):
+    given, cotangent = inputs_of(3, 17, 24, 20, True, torch.float32), torch.randn(3, 17, 24, device=DEVICE)
+    expected = gradients(tt.triangle_update, given, torch.float32, (3, 17, 24), cotangent)
+    monkeypatch.setattr(tt, "epilogue", None)  # it is not called
+    with unread():
+        got = gradients(tt.triangle_update, given, torch.float32, (3, 17, 24), cotangent)
+    assert all(torch.equal(got[name], x) for name, x in expected.items() if name != "out")
 
 
 @pytest.mark.parametrize("precision", DTYPES)

@@ -2,11 +2,15 @@
 
 import gc
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from foldfit.errors import BadInput, BrokenPromise
+from foldfit.ops import KERNELS
+from foldfit.ops.reference import REFERENCE
+from foldfit.ops.unread import is_unread
 from foldfit.plans import Choice
 from foldfit.runtime.executor import Executor
 from foldfit.runtime.measure import Measured, Step
@@ -62,6 +66,36 @@ def test_two_plans_of_one_problem_give_the_same_losses_and_gradients(name):
     scale = max(float(x.abs().max()) for x in expected.values())
     for key, value in expected.items():
         torch.testing.assert_close(got[key], value, rtol=1e-4, atol=1e-6 * scale, msg=lambda text, key=key: f"{key}: {text}")
+
+
+class Poisoned(torch.autograd.Function):
+    """A transition that keeps its inputs alone: NaN where nobody reads it."""
+
+    @staticmethod
+    def forward(ctx, *given):
+        ctx.save_for_backward(*given)
+        return torch.full_like(given[0], torch.nan) if is_unread() else REFERENCE.relu_mlp(*given)
+
+    @staticmethod
+    def backward(ctx, grad):
+        given = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        with torch.enable_grad():
+            return torch.autograd.grad(REFERENCE.relu_mlp(*given), given, grad)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_an_update_for_its_graph_alone_need_not_be_computed(monkeypatch, recompute):
+    plan, seen = plan_of(small.keep(4), 5, recompute), []
+
+    def relu_mlp(*given):
+        seen.append(is_unread())
+        return Poisoned.apply(*given)
+
+    expected = step(plan)
+    monkeypatch.setitem(KERNELS, "reference", replace(REFERENCE, relu_mlp=relu_mlp))
+    for name, x in step(plan).items():
+        torch.testing.assert_close(x, expected[name], rtol=0, atol=0, msg=name)
+    assert sum(seen) == (len(seen) // 2 if recompute else 0) and not is_unread()
 
 
 def test_dropout_is_another_one_in_every_step():

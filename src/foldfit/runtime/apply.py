@@ -11,6 +11,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from foldfit.model import SubModule
 from foldfit.ops import KERNELS, Ops
+from foldfit.ops.unread import unread
 from foldfit.plans import Choice
 from foldfit.runtime import pieces
 from foldfit.runtime.parameters import Gradients, bound, leaves_of
@@ -238,7 +239,7 @@ def backward_updates(
         if kept:
             graph = graphs.pop()
         else:
-            with torch.enable_grad():
+            with torch.enable_grad(), unread():
                 graph = trace(call, module, state, shared, sample, start, stop)[1]
         g = call.ops.packed(view(grads[spec.writes[0]][sample], spec.writes[1], start, stop), call.drop_rows(start, stop))
         d_x, d_s = differentiate(call, module, graph, sources, [g], gradients)

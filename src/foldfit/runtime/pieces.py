@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from foldfit.model import SubModule
+from foldfit.ops.unread import unread
 from foldfit.runtime.parameters import Gradients, leaves_of
 from foldfit.runtime.ring import travel
 from foldfit.runtime.rows import leaf, view
@@ -109,7 +110,8 @@ class Backward:
         with torch.enable_grad():
             x = columns(self.spec, self.x, start, stop)
             shared = tuple(s.detach().requires_grad_(i < n) for i, s in enumerate(shared))
-            edge = get_gradient_edge(self.module.finish(x, self.prepared, shared, self.ops))
+            with unread():
+                edge = get_gradient_edge(self.module.finish(x, self.prepared, shared, self.ops))
         g = self.ops.packed(at(self.written, self.spec.writes[1], self.rows, start, stop), drop_at(self.call, self.rows, start, stop))
         prepared = self.prepared[: len(self.edges)]
         d = self.differentiate([edge], [*x, *prepared, *shared[:n]], [g])
