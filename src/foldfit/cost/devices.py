@@ -28,8 +28,10 @@ COLLECTIVE, CPU_COLLECTIVE = 4e-5, 3e-4
 GRAPH_CALL = 3e-6
 """Seconds between kernels of a CUDA graph, fitted with the shares of cost/seconds.py."""
 
-GRAPH_START = 1e-5
-"""Seconds from a collective between two graphs to the first kernel of the next one: an assumption."""
+GRAPH_START = 6e-5
+"""Seconds that a collective between two graphs takes more, the start of the next one included: by so much a training step at (512, 384) on
+2 H100 took longer than its kernels and collectives (benchmarks/results/graphs_over_ranks_h100.json). Where sub-modules are small it is
+more: the host takes about 1e-4 to call a collective and launch a graph."""
 
 
 @dataclass(frozen=True)
