@@ -155,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--precisions", nargs="+", default=["bf16"], choices=list(kernel_check.TOLERANCE))
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="what has one of these in its name")
     parser.add_argument("--tools", nargs="+", default=["memcheck", "racecheck"])
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
@@ -164,7 +165,7 @@ def main() -> None:
         return one(args.one[0], Path(args.one[1]))
     until = time.monotonic() + 60 * args.minutes
     args.output.mkdir(parents=True, exist_ok=True)
-    sanitizer, marks = tool(), [*EXTRA, *cases(args.precisions)]
+    sanitizer, marks = tool(), [m for m in (*EXTRA, *cases(args.precisions)) if not args.only or any(text in m for text in args.only)]
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Triton {triton.__version__}, {datetime.date.today().isoformat()}")
     seen: set[str] = set()
     with ThreadPoolExecutor(args.processes) as pool:
