@@ -14,7 +14,7 @@ from foldfit.plans import Choice
 from foldfit.problem import Problem
 from foldfit.runtime import apply
 from foldfit.runtime.apply import Call, Kept
-from foldfit.runtime.captured import stream_of
+from foldfit.runtime.cuts import stream_of
 from foldfit.runtime.dropout import drop_mask
 from foldfit.runtime.executor import matmul_precision
 from foldfit.runtime.parameters import Gradients
