@@ -22,7 +22,9 @@ from foldfit.plans import Plan
 from foldfit.problem import Problem, Stack
 
 CARDS = (8, 16, 24, 40, 80)
-"""GB, of 1e9 bytes."""
+"""GB, of 1e9 bytes, of which PyTorch's allocator may reserve all."""
+ALLOCATED = 0.99
+"""What of that a plan may allocate: the allocator reserves in steps of 20 MiB, and cannot give back what is in use in part."""
 CHOICE_BLOCKS, CHOICE_MEMORY = 12, 117 * 10**8
 """A quarter of the stack, so that dozens of plans run in minutes, in the memory that a peer takes for all of it."""
 
@@ -196,8 +198,8 @@ def cards(device: Device) -> Iterator[Promise]:
     for card, last in zip(CARDS, (CARDS[0], *CARDS), strict=False):
         for mode, blocks in (("infer", 1), ("train", 2)):
             limit = card * 10**9
-            p = problem(device, "evoformer", 128, 1, blocks, mode=mode, memory=limit)
-            n = guesses[mode] = longest(p, device, limit, round(guesses[mode] * (card / last) ** 0.5))
+            p = problem(device, "evoformer", 128, 1, blocks, mode=mode, memory=int(ALLOCATED * limit))
+            n = guesses[mode] = longest(p, device, p.memory, round(guesses[mode] * (card / last) ** 0.5))
             for n_res, note in ((n, f" {card} GB, longest"), (round(1.05 * n), f" {card} GB, 1.05 x")):
                 yield replace(promise("cards", msgspec.structs.replace(p, n_res=n_res), device, note=note), fraction=limit)
 

@@ -1,6 +1,7 @@
 """`foldfit profile`."""
 
 import argparse
+import gc
 import os
 import subprocess
 import sys
@@ -33,6 +34,8 @@ ALL = (
 """Of --all: what most plans stand on first."""
 LIBRARIES = ("reference", "sdpa")
 """Kernels that nothing is compiled for."""
+SAVED = 2.0
+"""Seconds between two writes of the database, whatever ends the process."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,9 +87,13 @@ def main(args: argparse.Namespace) -> None:
     if args.all and device.name != "cpu":
         compile_ahead(args, todo)
     with counted(len(todo), "measuring") as tick:
+        saved = time.monotonic()
         for found in measured(todo, until, tick):
             samples |= {s.identity: s for s in found}
-            costs = kept(costs, samples.values(), path)
+            if time.monotonic() > saved + SAVED:
+                costs, saved = kept(costs, samples.values(), path), time.monotonic()
+    if len(samples) > before:
+        costs = kept(costs, samples.values(), path)
     if args.run:
         costs = whole_run(problems[0], replace(device, costs=str(path)), costs)
         costs.save(path)
@@ -135,10 +142,14 @@ def measured(todo: "list[Task]", until: float, tick) -> "Iterator[list[Sample]]"
 
     from foldfit.profile.options import Bench, release
 
+    problem: Problem | None = None
     for _, group in groupby(todo, key=lambda t: (id(t.problem), t.sub.name)):
         some = list(group)
         if time.monotonic() > until:
             return
+        if some[0].problem is not problem:
+            problem = some[0].problem
+            gc.collect()
         bench = Bench(some[0].problem, some[0].shapes, some[0].sub)
         found = []
         for task in some:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from foldfit.cost.devices import Device
 from foldfit.cost.sample import name_of, used_axes
 from foldfit.cost.sizes import Shapes, shapes_of
-from foldfit.planner.options import Rows, kernel_options, setting_of
+from foldfit.planner.options import Option, Rows, kernel_options, setting_of
 from foldfit.plans import Choice
 from foldfit.problem import Problem
 from foldfit.stacks.spec import SubModuleSpec
@@ -39,22 +39,32 @@ def only(rows: int) -> Rows:
 
 def tasks(problems: Iterable[Problem], device: Device) -> list[Task]:
     """Of every sub-module by every kernel, whole and in slices: those that fit the memory and that the model gives less than
-    LONGEST. Whole ones before slices, and a problem before those that come after it; what several problems have in common, once."""
+    LONGEST. Whole ones before slices, what the model gives the least seconds before other kernels, and a problem before those that
+    come after it; what several problems have in common, once."""
     found: dict[tuple[object, ...], tuple[int, Task]] = {}
     for turn, problem in enumerate(problems):
         for stack in problem.stacks:
             spec, shapes = shapes_of(problem, stack)
-            setting = setting_of(problem, shapes)
             # A graph takes its memory beside what the allocator keeps of a run before it.
             room = problem.memory / 2 - 4 * problem.itemsize * sum(shapes.elements(name) for name in shapes.axes)
             for sub in spec.sub_modules:
                 total = shapes.own(*sub.reads[0])
                 for i, rows in enumerate(dict.fromkeys(-(-total // part) for part in PARTS)):
-                    for name in sub.kernels:
-                        for option in kernel_options(sub, name, problem, setting, device, None, only(rows)):
-                            fits = max(option.bytes.back, option.bytes.inter) <= room
-                            seconds = option.seconds + (option.back_seconds if problem.mode == "train" else 0.0)
-                            if fits and not option.choice.recompute and seconds < LONGEST[problem.mode]:
-                                task = Task(problem, shapes, sub, option.choice)
-                                found.setdefault(task.identity, (turn + 10 * i, task))
+                    for rank, option in enumerate(by_kernels(sub, problem, shapes, rows, device)):
+                        fits = max(option.bytes.back, option.bytes.inter) <= room
+                        if fits and seconds_of(option, problem) < LONGEST[problem.mode]:
+                            task = Task(problem, shapes, sub, option.choice)
+                            found.setdefault(task.identity, (turn + 10 * (i + rank), task))
     return [task for _, task in sorted(found.values(), key=lambda each: each[0])]
+
+
+def by_kernels(sub: SubModuleSpec, problem: Problem, shapes: Shapes, rows: int, device: Device) -> list[Option]:
+    """So many rows at a time by every kernel, by the model the fastest first."""
+    setting = setting_of(problem, shapes)
+    options = [o for name in sub.kernels for o in kernel_options(sub, name, problem, setting, device, None, only(rows))]
+    return sorted((o for o in options if not o.choice.recompute), key=lambda o: seconds_of(o, problem))
+
+
+def seconds_of(option: Option, problem: Problem) -> float:
+    """Of what is measured."""
+    return option.seconds + (option.back_seconds if problem.mode == "train" else 0.0)

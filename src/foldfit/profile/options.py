@@ -172,5 +172,4 @@ def release() -> None:
     """Gives back what the last sub-module held: graphs take memory of their own beside what is cached for other runs. On a CPU all
     went with the last reference."""
     if torch.cuda.is_available():
-        gc.collect()
         torch.cuda.empty_cache()
