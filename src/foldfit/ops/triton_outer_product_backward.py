@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from foldfit.ops.triton_attention import dot, padded_dim, precision_of
+from foldfit.ops.triton_outer_product import aligned
 
 PAIRS_EACH = 4096
 """Of a program of the weights' gradient, at least: its sums are then little beside what it reads."""
@@ -104,11 +105,14 @@ def outer_backward(d_out: Tensor, w: Tensor, scale: Tensor) -> Tensor:
 
 def backward(d_out: Tensor, a: Tensor, b: Tensor, w: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
     """The gradients of a [r, o, n], b [R, p, n], w [o, p, z] and w_b [z] from that of the result, [r, R, z]."""
-    a, b = a.flatten(0, 1), b.flatten(0, 1)
+    n = a.shape[2]
+    a, b = (aligned(x).flatten(0, 1) for x in (a, b))
     outer = a @ b.t()
     sums = weights_backward(d_out, outer, w, scale)
     del outer
     d_w = sums.sum(0).to(w.dtype)
     del sums
     d_outer = outer_backward(d_out, w, scale)
-    return d_outer @ b, d_outer.t() @ a, d_w, (scale.view(1, -1) @ d_out.flatten(0, 1))[0]
+    d_a = (d_outer @ b)[:, :n].contiguous()
+    d_b = (d_outer.t() @ a)[:, :n].contiguous()
+    return d_a, d_b, d_w, (scale.view(1, -1) @ d_out.flatten(0, 1))[0]
