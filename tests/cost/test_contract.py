@@ -164,17 +164,14 @@ def holds_in_backward(bench: Bench) -> int:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's interpreter is for machines without a GPU")
-@pytest.mark.parametrize(
-    ("stack", "name", "widths"), [("evoformer", "msa_transition", {"c_m": 136}), ("pairformer", "pair_transition", {})]
-)
-def test_a_transition_holds_the_hidden_layer_of_a_piece(stack, name, widths, monkeypatch):
+def test_a_gated_transition_holds_the_hidden_layer_of_a_piece(monkeypatch):
     from foldfit.cost import sizes
     from foldfit.ops import triton_transition_backward
 
     assert sizes.PIECE == triton_transition_backward.PIECE
     for module in (sizes, triton_transition_backward):
         monkeypatch.setattr(module, "PIECE", 200)
-    bench = Bench(stack, name, "fp32", 1, False, False, (11, 19), widths)
+    bench = Bench("pairformer", "pair_transition", "fp32", 1, False, False, (7, 19))
     peak = holds_in_backward(bench)
     monkeypatch.undo()
     assert peak < bench.bytes(bench.choice("triton", 1, False)).back
@@ -182,14 +179,16 @@ def test_a_transition_holds_the_hidden_layer_of_a_piece(stack, name, widths, mon
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's interpreter is for machines without a GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_narrow_transition_holds_sums_of_each_share_of_the_rows(precision, monkeypatch):
+@pytest.mark.parametrize(("name", "widths"), [("pair_transition", {}), ("msa_transition", {"c_m": 136})])
+def test_a_transition_holds_sums_of_each_share_of_the_rows(name, widths, precision, monkeypatch):
+    """Up to 128 channels, and above."""
     from foldfit.cost import sizes
     from foldfit.ops import triton_narrow_transition as narrow
 
     assert (sizes.PROGRAMS, sizes.UNITS, sizes.ROWS_EACH) == (narrow.PROGRAMS, narrow.UNITS, narrow.ROWS_EACH)
     for module in (sizes, narrow):
-        monkeypatch.setattr(module, "ROWS_EACH", 100)
-    bench = Bench("evoformer", "pair_transition", precision, 1, False, False, (7, 19))
+        monkeypatch.setattr(module, "ROWS_EACH", 40)
+    bench = Bench("evoformer", name, precision, 1, False, False, (7, 13), widths)
     peak = holds_in_backward(bench)
     monkeypatch.undo()
     assert peak > bench.bytes(bench.choice("triton", 1, False)).back
@@ -198,9 +197,10 @@ def test_a_narrow_transition_holds_sums_of_each_share_of_the_rows(precision, mon
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's interpreter is for machines without a GPU")
 def test_the_outer_product_fills_its_sequences_up_to_what_it_reads_fast():
     from foldfit.cost import sizes
-    from foldfit.ops import triton_outer_product
+    from foldfit.ops import triton_outer_product, triton_outer_product_backward
 
     assert sizes.ALIGNED == triton_outer_product.ALIGNED
+    assert (sizes.SHARES, sizes.PAIRS_EACH) == (triton_outer_product_backward.SHARES, triton_outer_product_backward.PAIRS_EACH)
     one_more, exact = (Bench("evoformer", "outer_product_mean", "bf16", 1, False, False, (n, 9), NARROW) for n in (17, 16))
     assert holds_in_backward(one_more) > 1.2 * holds_in_backward(exact)
 

@@ -51,7 +51,7 @@ def rows_kernel(
         hidden = start + tl.arange(0, U)
         b_up = up_block(up_w, hidden, c, u, C)
         # [T, U]
-        h = dot(b_y, b_up, None, PRECISION) + tl.load(up_b + hidden, mask=hidden < u, other=0.0).to(tl.float32)[None, :]
+        h = dot(b_y, b_up, None, PRECISION) + tl.load(up_b + hidden, mask=hidden < u, other=0.0, volatile=True).to(tl.float32)[None, :]
         d = dot(b_d, tl.trans(down_block(down_w, hidden, c, u, C)), None, PRECISION)
         d = tl.where(h > 0, d, 0.0).to(b_y.dtype)
         d_y = dot(d, tl.trans(b_up), d_y, PRECISION)
@@ -81,6 +81,7 @@ def layers_kernel(
     of_bias = tl.zeros([U], tl.float32)
     first = tl.program_id(1).to(tl.int64) * each
     last = tl.minimum(first + each, rows)
+    tl.assume(first < last)  # with a way around the loop, its products would be waited for one by one
     for start in tl.range(first, last, T, num_stages=STAGES):
         row = start + tl.arange(0, T)
         inside = (row < last)[:, None] & (channel < c)[None, :]

@@ -13,8 +13,9 @@ from torch import Tensor
 from foldfit.ops.triton_attention import dot, padded_dim, precision_of
 from foldfit.ops.triton_outer_product import aligned
 
-PAIRS_EACH = 4096
-"""Of a program of the weights' gradient, at least: its sums are then little beside what it reads."""
+SHARES, PAIRS_EACH = 66, 2048
+"""Programs that share the pairs in the weights' gradient, at most: with eight for the channels four on each multiprocessor of an H100; and
+pairs of one, at least, so that its sums are little beside what it reads."""
 
 
 @triton.jit
@@ -82,7 +83,7 @@ def channels_of(p: int, products: int) -> dict[str, int]:
 def weights_backward(d_out: Tensor, outer: Tensor, w: Tensor, scale: Tensor) -> Tensor:
     """The weights' gradient, [programs, o, p, z], yet to be summed."""
     (r, rows, z), (o, p, _), half = d_out.shape, w.shape, d_out.dtype != torch.float32
-    channels, programs = channels_of(p, 128 if half else 64), max(1, r * rows // PAIRS_EACH)
+    channels, programs = channels_of(p, 128 if half else 64), max(1, min(SHARES, r * rows // PAIRS_EACH))
     sums = torch.empty(programs, o, p, z, dtype=torch.float32, device=w.device)
     weights_kernel[(programs, triton.cdiv(o, channels["U"]))](
         d_out, outer, scale, sums, r, rows, o, p, z, T=64 if half else 16, Z=padded_dim(z), PRECISION=precision_of(w.dtype), **channels,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from foldfit.ops import triton_layer_norm as norm
 from foldfit.ops import triton_narrow_transition as narrow
+from foldfit.ops import triton_wide_transition as wide
 from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_transition import forward
 from foldfit.ops.unread import is_unread
@@ -129,10 +130,10 @@ class Transition(torch.autograd.Function):
         d_out, rows = (t.reshape(-1, t.shape[-1]).contiguous() for t in (d_out, x))
         given = d_out, rows, scale, offset, down_w
         grads: tuple[Tensor | None, ...]
-        if up_b is not None and rows.shape[1] <= narrow.WIDEST:
-            grads = narrow.backward(*given, up_b, *ups)
+        if up_b is None:
+            grads = backward(*given, None, ups)
         else:
-            grads = backward(*given, up_b, ups)
+            grads = (narrow if rows.shape[1] <= narrow.WIDEST else wide).backward(*given, up_b, *ups)
         d_x, *rest = grads
         return d_x.view_as(x), *rest  # type: ignore[union-attr]
 

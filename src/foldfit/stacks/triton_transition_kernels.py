@@ -11,18 +11,19 @@ from foldfit.stacks.spec import Phase
 
 RELU_TRANSITION = Phase(
     matmuls=("r n c, c u -> r n u", "r n u, u c -> r n c"),
-    back_matmuls=(*("r n c, c u -> r n u",) * 3, *("r n u, u c -> r n c",) * 2),
+    back_matmuls=(*("r n c, c u -> r n u",) * 2, *("r n u, u c -> r n c",) * 3),
     moves="2 r n c + 2 c u + 3 c + u",
     calls=1,
-    back_moves="11 r n c + 6 r n u + 12 c u + r n + 5 c + 2 u",
-    back_calls=24,
+    back_moves="11 r n c + 2 r n u + f32 0.5 r n u + 5 c u + f32 4 s c u + r n + 5 c + 2 u",
+    back_calls=18,
     forward=("r n c",),
     record=("r n c",),
     saved="",
     backward=(
-        "r n c + q c + 2.015625 q u + f32 2 c u + f32 2 c + f32 3 u + c",
-        "r n c + q c + 2 q u + f32 2 c u + f32 0.015625 q c + f32 6 c + f32 u + c",
-        "r n c + q c + 2 q u + f32 2 c u + 2 c u + f32 2 c + f32 u + 3 c + u",
+        "r n c + f32 0.25 r n u + f32 s c u + f32 c u + f32 4 u + c",
+        "r n c + r n u + f32 0.25 r n u + f32 s c u + f32 s u + f32 4 u + 16 u + c u + c",
+        "r n c + r n u + f32 s c u + f32 s u + f32 c u + f32 u + 16 u + c u + c",
+        "r n c + f32 0.015625 r n c + f32 4 c + 2 c u + u + c",
     ),
 )
 
