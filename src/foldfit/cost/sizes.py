@@ -73,3 +73,8 @@ def sizes_of(spec: SubModuleSpec, axis: Axis, shapes: Shapes, rows: int) -> Size
         "v": int(shapes.ranks > 1 and a == 0 and shapes.layout.get(tensor, 0) == 1),
         "x": spec.widths.get("d", 0) + SDPA_PADDING, **spec.widths,
     }  # fmt: skip
+
+
+def of_piece(sizes: Sizes, rows: int) -> Sizes:
+    """With so many rows of what is shared in place of all."""
+    return sizes | {"R": rows, "g": shares(sizes["r"] * rows, SHARES, PAIRS_EACH)}
