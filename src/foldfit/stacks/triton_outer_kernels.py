@@ -48,8 +48,8 @@ OUTER_UPDATE = Phase(
     ),
     saved="r n o + r R + r n",
     backward=(
-        "r R o p + f32 o z p + f32 g o z p + r n o + r R + r n + r w o + R w p",
-        "f32 2 o z p + o z p + f32 g o z p + r n o + r R + r n + r w o + R w p",
+        "r R o p + f32 g o z p + r n o + r R + r n + r w o + R w p",
+        "f32 o z p + o z p + f32 g o z p + r n o + r R + r n + r w o + R w p",
         "r R o p + o z p + R n p + 2 r n o + r R + r n + z + r w o + 2 R w p",
         "o z p + R n p + f32 0.00390625 r n c o + r n o + f32 0.00390625 r n o + f32 2 c o + r n + f32 2 o + 2 z",
         "o z p + R n p + r n o + f32 c o + c o + r n + 2 c + f32 o + o + 2 z",
