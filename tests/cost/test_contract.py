@@ -150,25 +150,60 @@ def test_bytes_are_a_bound_nearly_reached(stack, name, kernel, setting):
             assert meter.now == 0, "backward left tensors behind"
 
 
+def holds_in_backward(bench: Bench) -> int:
+    """Of Triton's kernels, all rows at once; returns the measured peak."""
+    choice = bench.choice("triton", 1, False)
+    grads = {n: torch.randn_like(x) for n, x in bench.state.items()}
+    gradients = Gradients(list(bench.module.parameters()))
+    with TensorMeter() as meter:
+        kept = apply.record(bench.call(choice), bench.state)[1]
+        meter.peak = meter.now
+        apply.backward(bench.call(choice), bench.state, kept, grads, gradients)
+    holds(meter.peak, bench.bytes(choice).back, choice)
+    return meter.peak
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's interpreter is for machines without a GPU")
-@pytest.mark.parametrize("stack", ["evoformer", "pairformer"])
-def test_a_transition_holds_the_hidden_layer_of_a_piece(stack, monkeypatch):
+@pytest.mark.parametrize(
+    ("stack", "name", "widths"), [("evoformer", "msa_transition", {"c_m": 132}), ("pairformer", "pair_transition", {})]
+)
+def test_a_transition_holds_the_hidden_layer_of_a_piece(stack, name, widths, monkeypatch):
     from foldfit.cost import sizes
     from foldfit.ops import triton_transition_backward
 
     assert sizes.PIECE == triton_transition_backward.PIECE
     for module in (sizes, triton_transition_backward):
-        monkeypatch.setattr(module, "PIECE", 200)
-    bench = Bench(stack, "pair_transition", "fp32", 1, False, False, sizes=(7, 19))
-    choice = bench.choice("triton", 1, False)
-    version, kept = apply.record(bench.call(choice), bench.state)
-    grads = {n: torch.randn_like(x) for n, x in bench.state.items()}
-    gradients = Gradients(list(bench.module.parameters()))
-    with TensorMeter() as meter:
-        apply.backward(bench.call(choice), bench.state, kept, grads, gradients)
-    holds(meter.peak, bench.bytes(choice).back, choice)
+        monkeypatch.setattr(module, "PIECE", 80)
+    bench = Bench(stack, name, "fp32", 1, False, False, (9, 13), widths)
+    peak = holds_in_backward(bench)
     monkeypatch.undo()
-    assert meter.peak < bench.bytes(choice).back
+    assert peak < bench.bytes(bench.choice("triton", 1, False)).back
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's interpreter is for machines without a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_narrow_transition_holds_sums_of_each_share_of_the_rows(precision, monkeypatch):
+    from foldfit.cost import sizes
+    from foldfit.ops import triton_narrow_transition as narrow
+
+    assert (sizes.PROGRAMS, sizes.UNITS, sizes.ROWS_EACH) == (narrow.PROGRAMS, narrow.UNITS, narrow.ROWS_EACH)
+    for module in (sizes, narrow):
+        monkeypatch.setattr(module, "ROWS_EACH", 40)
+    bench = Bench("evoformer", "pair_transition", precision, 1, False, False, (7, 13))
+    peak = holds_in_backward(bench)
+    monkeypatch.undo()
+    assert peak > bench.bytes(bench.choice("triton", 1, False)).back
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's interpreter is for machines without a GPU")
+def test_the_outer_product_fills_its_sequences_up_to_what_it_reads_fast():
+    from foldfit.cost import sizes
+    from foldfit.ops import triton_outer_product, triton_outer_product_backward
+
+    assert sizes.ALIGNED == triton_outer_product.ALIGNED
+    assert (sizes.SHARES, sizes.PAIRS_EACH) == (triton_outer_product_backward.SHARES, triton_outer_product_backward.PAIRS_EACH)
+    one_more, exact = (Bench("evoformer", "outer_product_mean", "bf16", 1, False, False, (n, 9), NARROW) for n in (17, 16))
+    assert holds_in_backward(one_more) > 1.2 * holds_in_backward(exact)
 
 
 @pytest.mark.parametrize(("stack", "name", "kernel"), [case for case in CASES if case[2] == "reference"])

@@ -6,6 +6,7 @@ import torch
 from foldfit.ops import reference as ref
 from foldfit.ops import triton_masked_linear as tm
 from foldfit.ops import triton_outer_product as to
+from foldfit.ops.unread import unread
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,6 +43,17 @@ def test_outer_product(r, rows, n, o, p, z, precision):
         "factor": torch.rand(r, rows),
     }  # fmt: skip
     agree(to.outer_product, ref.outer_product, given, precision)
+
+
+def test_the_gradients_do_not_need_the_update(monkeypatch):
+    torch.manual_seed(0)
+    given = {k: torch.randn(*shape, device=DEVICE) for k, shape in {"a": (3, 8, 5), "b": (4, 8, 5), "w": (8, 8, 16), "w_b": (16,)}.items()}
+    given, d_out = given | {"factor": torch.rand(3, 4, device=DEVICE)}, torch.randn(3, 4, 16, device=DEVICE)
+    expected = results(to.outer_product, given, torch.float32, d_out)
+    monkeypatch.setattr(to, "forward", None)  # it is not called
+    with unread():
+        got = results(to.outer_product, given, torch.float32, d_out)
+    assert all(torch.equal(got[name], x) for name, x in expected.items() if name != "out")
 
 
 @pytest.mark.parametrize("precision", DTYPES)

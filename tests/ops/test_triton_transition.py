@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from foldfit.ops import KERNELS
+from foldfit.ops import triton_narrow_transition as narrow
 from foldfit.ops import triton_transition_backward as tb
+from foldfit.ops.unread import unread
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,7 +36,9 @@ def gradients(function, given, dtype, cotangent):
 
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("op", ["relu_mlp", "swiglu"])
-@pytest.mark.parametrize(("shape", "c", "u"), [((1,), 8, 8), ((3, 17), 24, 40), ((2, 70), 32, 64), ((5,), 100, 33), ((130,), 64, 96)])
+@pytest.mark.parametrize(
+    ("shape", "c", "u"), [((1,), 8, 8), ((3, 17), 24, 40), ((2, 70), 32, 64), ((5,), 100, 33), ((130,), 64, 96), ((3, 5), 132, 40)]
+)
 def test_transition(shape, c, u, op, precision):
     given = inputs_of(shape, c, u, op, DTYPES[precision])
     cotangent = torch.randn(*shape, c, device=DEVICE).to(DTYPES[precision])
@@ -55,6 +59,30 @@ def test_pieces_change_nothing_but_the_order_of_sums(monkeypatch):
     monkeypatch.setattr(tb, "PIECE", 32)
     for name, x in gradients(KERNELS["triton"].swiglu, given, torch.float32, cotangent).items():
         assert torch.allclose(x, whole[name], rtol=1e-4, atol=1e-4), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_shares_of_the_rows_change_nothing_but_the_order_of_sums(precision, monkeypatch):
+    """Neither tiles nor shares divide the rows; the hidden layer takes two programs, the second in part."""
+    given = inputs_of((7, 23), 40, 200, "relu_mlp", DTYPES[precision])
+    cotangent = torch.randn(7, 23, 40, device=DEVICE).to(DTYPES[precision])
+    whole = gradients(KERNELS["triton"].relu_mlp, given, DTYPES[precision], cotangent)
+    monkeypatch.setattr(narrow, "ROWS_EACH", 50)
+    assert narrow.shares_of(161, 200) == 3
+    for name, x in gradients(KERNELS["triton"].relu_mlp, given, DTYPES[precision], cotangent).items():
+        assert (x - whole[name]).norm() <= {"fp32": 1e-6, "bf16": 4e-3}[precision] * x.norm(), name
+
+
+@pytest.mark.parametrize("op", ["relu_mlp", "swiglu"])
+@pytest.mark.parametrize("c", [16, 144])
+def test_the_gradients_do_not_need_the_update(op, c, monkeypatch):
+    given = inputs_of((2, 9), c, 24, op, torch.float32)
+    cotangent = torch.randn(2, 9, c, device=DEVICE)
+    expected = gradients(getattr(KERNELS["triton"], op), given, torch.float32, cotangent)
+    monkeypatch.setattr(tb, "forward", None)  # it is not called
+    with unread():
+        got = gradients(getattr(KERNELS["triton"], op), given, torch.float32, cotangent)
+    assert all(torch.equal(got[name], x) for name, x in expected.items() if name != "out")
 
 
 def test_too_wide_is_refused():

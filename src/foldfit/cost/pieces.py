@@ -3,7 +3,7 @@ the one on its way, in place of the whole."""
 
 from foldfit.cost.expression import nbytes
 from foldfit.cost.memory import Bytes, Setting, Slices, drop_bytes, parameter_bytes
-from foldfit.cost.sizes import sizes_of
+from foldfit.cost.sizes import of_piece, sizes_of
 from foldfit.plans import Choice
 from foldfit.stacks.spec import Axis, Kernel, Phase, SubModuleSpec
 
@@ -18,7 +18,9 @@ class PieceSlices(Slices):
 
     def bytes(self, expression: str, rows: int) -> int:
         s = self.setting
-        return nbytes(expression, sizes_of(self.spec, self.axes[0], s.shapes, rows) | {"R": self.piece}, s.itemsize, s.align) if rows else 0
+        if not rows:
+            return 0
+        return nbytes(expression, of_piece(sizes_of(self.spec, self.axes[0], s.shapes, rows), self.piece), s.itemsize, s.align)
 
     def columns(self) -> int:
         """The copy of a slice's columns."""

@@ -12,6 +12,17 @@ SDPA_PADDING = 8
 """Channels that ops/sdpa.py adds to a head for the key mask."""
 PIECE = 262144
 """Elements that ops/triton_transition_backward.py takes at a time, at most."""
+ALIGNED = 16
+"""Sequences of which ops/triton_outer_product.py takes a multiple."""
+PROGRAMS, UNITS, ROWS_EACH = 132, 128, 2048
+"""Of ops/triton_narrow_transition.py."""
+SHARES, PAIRS_EACH = 66, 2048
+"""Of ops/triton_outer_product_backward.py."""
+
+
+def shares(elements: int, most: int, each: int) -> int:
+    """Of elements, each with sums of its own: at most so many, of at least `each`."""
+    return max(1, min(most, elements // each))
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,14 @@ def sizes_of(spec: SubModuleSpec, axis: Axis, shapes: Shapes, rows: int) -> Size
     n = shapes.own(tensor, 1 - a) if len(lengths) == 2 else 1
     whole, r = lengths[a], min(rows, shapes.own(tensor, a))
     return {
+        "s": shares(r * n, PROGRAMS // -(-spec.widths.get("u", 1) // UNITS), ROWS_EACH), "g": shares(r * whole, SHARES, PAIRS_EACH),
+        "w": -(-n // ALIGNED) * ALIGNED if n % ALIGNED else 0,
         "R": whole, "r": r, "q": -(-r * n // max(1, -(-r * n // PIECE))), "n": n, "k": n if len(lengths) == 2 else whole, "t": a,
         "v": int(shapes.ranks > 1 and a == 0 and shapes.layout.get(tensor, 0) == 1),
         "x": spec.widths.get("d", 0) + SDPA_PADDING, **spec.widths,
     }  # fmt: skip
+
+
+def of_piece(sizes: Sizes, rows: int) -> Sizes:
+    """With so many rows of what is shared in place of all."""
+    return sizes | {"R": rows, "g": shares(sizes["r"] * rows, SHARES, PAIRS_EACH)}

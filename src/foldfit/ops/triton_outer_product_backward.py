@@ -11,9 +11,11 @@ import triton.language as tl
 from torch import Tensor
 
 from foldfit.ops.triton_attention import dot, padded_dim, precision_of
+from foldfit.ops.triton_outer_product import aligned
 
-PAIRS_EACH = 4096
-"""Of a program of the weights' gradient, at least: its sums are then little beside what it reads."""
+SHARES, PAIRS_EACH = 66, 2048
+"""Programs that share the pairs in the weights' gradient, at most: with eight for the channels four on each multiprocessor of an H100; and
+pairs of one, at least, so that its sums are little beside what it reads."""
 
 
 @triton.jit
@@ -81,7 +83,7 @@ def channels_of(p: int, products: int) -> dict[str, int]:
 def weights_backward(d_out: Tensor, outer: Tensor, w: Tensor, scale: Tensor) -> Tensor:
     """The weights' gradient, [programs, o, p, z], yet to be summed."""
     (r, rows, z), (o, p, _), half = d_out.shape, w.shape, d_out.dtype != torch.float32
-    channels, programs = channels_of(p, 128 if half else 64), max(1, r * rows // PAIRS_EACH)
+    channels, programs = channels_of(p, 128 if half else 64), max(1, min(SHARES, r * rows // PAIRS_EACH))
     sums = torch.empty(programs, o, p, z, dtype=torch.float32, device=w.device)
     weights_kernel[(programs, triton.cdiv(o, channels["U"]))](
         d_out, outer, scale, sums, r, rows, o, p, z, T=64 if half else 16, Z=padded_dim(z), PRECISION=precision_of(w.dtype), **channels,
@@ -104,11 +106,14 @@ def outer_backward(d_out: Tensor, w: Tensor, scale: Tensor) -> Tensor:
 
 def backward(d_out: Tensor, a: Tensor, b: Tensor, w: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
     """The gradients of a [r, o, n], b [R, p, n], w [o, p, z] and w_b [z] from that of the result, [r, R, z]."""
-    a, b = a.flatten(0, 1), b.flatten(0, 1)
+    n = a.shape[2]
+    a, b = (aligned(x).flatten(0, 1) for x in (a, b))
     outer = a @ b.t()
     sums = weights_backward(d_out, outer, w, scale)
     del outer
     d_w = sums.sum(0).to(w.dtype)
     del sums
     d_outer = outer_backward(d_out, w, scale)
-    return d_outer @ b, d_outer.t() @ a, d_w, (scale.view(1, -1) @ d_out.flatten(0, 1))[0]
+    d_a = (d_outer @ b)[:, :n].contiguous()
+    d_b = (d_outer.t() @ a)[:, :n].contiguous()
+    return d_a, d_b, d_w, (scale.view(1, -1) @ d_out.flatten(0, 1))[0]

@@ -1,4 +1,5 @@
-"""The backward of the transitions from the raw rows alone, a piece of the rows at a time.
+"""The backward of the transitions from the raw rows alone, a piece of the rows at a time (the ReLU's at up to 128 channels:
+triton_narrow_transition.py).
 
 The library makes the matrix products, with a piece's hidden layer in memory; what lies between them goes with the one product that
 has a use for it: the hidden layer's gradient is masked (ReLU) or gated (SwiGLU), stored and summed where it is made.
@@ -14,8 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 from foldfit.ops import triton_layer_norm as norm
+from foldfit.ops import triton_narrow_transition as narrow
 from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_transition import forward
+from foldfit.ops.unread import is_unread
 
 PIECE = 262144
 """Rows of a piece at most. Products that sum over rows want many of them: on an H100 pieces of 98304 took 8 to 16 % longer than all
@@ -117,13 +120,21 @@ class Transition(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, offset: Tensor, down_w: Tensor, up_b: Tensor | None, down_b: Tensor | None, *ups: Tensor
     ) -> Tensor:
         ctx.save_for_backward(x, scale, offset, down_w, up_b, *ups)
+        if is_unread():
+            return torch.empty_like(x, memory_format=torch.contiguous_format)
         return forward(x, scale, offset, down_w, up_b, down_b, *ups)
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, offset, down_w, up_b, *ups = ctx.saved_tensors
         d_out, rows = (t.reshape(-1, t.shape[-1]).contiguous() for t in (d_out, x))
-        d_x, *rest = backward(d_out, rows, scale, offset, down_w, up_b, ups)
+        given = d_out, rows, scale, offset, down_w
+        grads: tuple[Tensor | None, ...]
+        if up_b is not None and rows.shape[1] <= narrow.WIDEST:
+            grads = narrow.backward(*given, up_b, *ups)
+        else:
+            grads = backward(*given, up_b, ups)
+        d_x, *rest = grads
         return d_x.view_as(x), *rest  # type: ignore[union-attr]
 
 

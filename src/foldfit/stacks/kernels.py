@@ -71,7 +71,11 @@ TRIANGLE_MULTIPLICATION: Kernels = {
     "reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE),
     "triton": fused(triton_triangle.TRIANGLE_UPDATE, ("u", 1, 256), triton_triangle.TRIANGLE_SHARE),
 }
-RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE), "triton": fused(triton_transition.RELU_TRANSITION, ("c", 1, 512))}
+RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE), "triton": fused(triton_transition.RELU_TRANSITION, ("c", 129, 256))}
+NARROW_RELU_TRANSITION: Kernels = {
+    "reference": anywhere(pair.RELU_UPDATE),
+    "triton": {"cuda": Kernel(triton_transition.NARROW_RELU_TRANSITION, within=(("c", 1, 128),), recorded=HALF)},
+}
 SWIGLU_TRANSITION: Kernels = {
     "reference": anywhere(pair.SWIGLU_UPDATE),
     "triton": {"cuda": Kernel(triton_transition.SWIGLU_TRANSITION, precisions=HALF, within=(("c", 1, 256),))},

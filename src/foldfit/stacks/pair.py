@@ -1,7 +1,7 @@
 """Specs of the pair updates and transitions: AF2 Suppl. Alg. 9, 10, 11, 12, 15; AF3 Suppl. Alg. 11; and the pair stack they make."""
 
 from foldfit.stacks.attention import attention, norm
-from foldfit.stacks.kernels import OUTER_PRODUCT_MEAN, RELU_TRANSITION, SWIGLU_TRANSITION, TRIANGLE_MULTIPLICATION
+from foldfit.stacks.kernels import NARROW_RELU_TRANSITION, OUTER_PRODUCT_MEAN, RELU_TRANSITION, SWIGLU_TRANSITION, TRIANGLE_MULTIPLICATION
 from foldfit.stacks.spec import Axis, Parameter, SubModuleSpec
 
 
@@ -66,8 +66,8 @@ def transition(name: str, algorithm: str, tensor: str, c: int, hidden: int) -> S
     parameters["up_w"], parameters["up_b"] = linear("transition1", "c u", "u", "relu")
     parameters["down_w"], parameters["down_b"] = linear("transition2", "u c", "c")
     axis = (tensor, 0)
-    widths = {"c": c, "u": hidden}
-    return SubModuleSpec(name, "transition", algorithm, (axis,), axis, widths, parameters, RELU_TRANSITION, pointwise=True)
+    widths, kernels = {"c": c, "u": hidden}, NARROW_RELU_TRANSITION if c <= 128 else RELU_TRANSITION
+    return SubModuleSpec(name, "transition", algorithm, (axis,), axis, widths, parameters, kernels, pointwise=True)
 
 
 def swiglu_transition(name: str, algorithm: str, tensor: str, c: int, hidden: int) -> SubModuleSpec:

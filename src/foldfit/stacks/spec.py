@@ -4,7 +4,8 @@ One letter a ROLE, not a size (`sizes` in cost/sizes.py gives them numbers):
     r rows at hand    R all rows    n the other axis    k keys    c channels in    z channels of the pair or out
     h heads           d head dim    e heads * head dim  u hidden  o p outer-product channels    t 1 if a slice is copied, else 0
     v the same of its mask alone, where ranks share the other axis
-    q elements, of r n, that a kernel takes at a time
+    q elements, of r n, that a kernel takes at a time          s g shares of r n, of r R, with sums of their own
+    w n filled up to what a kernel reads fast, 0 if it is so
 An expression is a sum of tensors, "r n c + 4 r n e + f32 2 r n": a leading number counts, `f32` fixes 4 bytes an element
 where the others have the storage precision's.
 """

@@ -1,7 +1,6 @@
 """What the Triton kernels of the outer product mean cost: matrix products, bytes moved, moments, what autograd keeps.
 
-Partial sums of the backward are counted at their most: of a projection once more for every 256 tokens, of the output
-weights once more for every 4,096 pairs.
+Partial sums of a projection's backward are counted at their most, once more for every 256 tokens.
 Written by `python -m foldfit.profile.moments`, which traces the sub-module; the contract test holds them. Letters: stacks/spec.py.
 """
 
@@ -39,19 +38,19 @@ OUTER_UPDATE = Phase(
         "r n o + f32 R n + f32 r R + f32 r n",
         "r n o + f32 4 r R + z",
         "r n o + f32 2 r R + r R + z",
-        "r R z + r n o + f32 r R + r R + z",
+        "r R z + r n o + f32 r R + r R + z + r w o + R w p",
     ),
     record=(
         "r n o + f32 R n + f32 r R + f32 r n + r n",
         "r n o + f32 4 r R + r n + z",
         "r n o + f32 2 r R + r R + r n + z",
-        "r R z + r n o + f32 r R + r R + r n + z",
+        "r R z + r n o + f32 r R + r R + r n + z + r w o + R w p",
     ),
     saved="r n o + r R + r n",
     backward=(
-        "r R o p + f32 o z p + f32 0.000244140625 r R o z p + r n o + r R + r n",
-        "f32 2 o z p + o z p + f32 0.000244140625 r R o z p + r n o + r R + r n",
-        "r R o p + o z p + R n p + 2 r n o + r R + r n + z",
+        "r R o p + f32 g o z p + r n o + r R + r n + r w o + R w p",
+        "f32 o z p + o z p + f32 g o z p + r n o + r R + r n + r w o + R w p",
+        "r R o p + o z p + R n p + 2 r n o + r R + r n + z + r w o + 2 R w p",
         "o z p + R n p + f32 0.00390625 r n c o + r n o + f32 0.00390625 r n o + f32 2 c o + r n + f32 2 o + 2 z",
         "o z p + R n p + r n o + f32 c o + c o + r n + 2 c + f32 o + o + 2 z",
         "o z p + R n p + r n c + r n o + c o + r n + 2 c + o + 2 z",

@@ -1,9 +1,12 @@
 """What the Triton kernels of the transitions cost: matrix products, bytes moved, moments, what autograd keeps.
 
-The backward holds the hidden layer of `q` elements at a time. Partial sums are counted at their most: 4 bytes for each of 128
-elements of it (of 64 in fp32), and of the norm's c / 16 an element.
+The backward holds the hidden layer of `q` elements at a time; the ReLU's at up to 128 channels holds sums of `s` shares of the rows instead.
+Partial sums are counted at their most: 4 bytes for each of 128 elements of the hidden layer (of 64 in fp32), of the norm's c / 16 an
+element; without a hidden layer 3 c for every 64 elements (32 in fp32).
 Written by `python -m foldfit.profile.moments`, which traces the sub-module; the contract test holds them. Letters: stacks/spec.py.
 """
+
+from dataclasses import replace
 
 from foldfit.stacks.spec import Phase
 
@@ -23,6 +26,19 @@ RELU_TRANSITION = Phase(
         "r n c + q c + 2 q u + f32 2 c u + 2 c u + f32 2 c + f32 u + 3 c + u",
     ),
 )
+
+NARROW_RELU_TRANSITION = replace(
+    RELU_TRANSITION,
+    back_matmuls=(*("r n c, c u -> r n u",) * 5, *("r n u, u c -> r n c",) * 2),
+    back_moves="7 r n c + 5 c u + f32 4 s c u + 4 c + 2 u",
+    back_calls=8,
+    backward=(
+        "2.09375 r n c + f32 6 c",
+        "2 r n c + f32 2 s c u + f32 s u + 3 c",
+        "r n c + f32 2 s c u + f32 s u + f32 2 c u + f32 u + 3 c",
+    ),
+)
+"""Up to 128 channels."""
 
 SWIGLU_TRANSITION = Phase(
     matmuls=(*("r n c, c u -> r n u",) * 2, "r n u, u c -> r n c"),
