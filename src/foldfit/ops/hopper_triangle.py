@@ -1,0 +1,258 @@
+"""The forward kernels of triton_gated_linear.py and triton_triangle.py for NVIDIA Hopper, in Triton's Gluon dialect: the same mathematics.
+
+Tiles of T tokens of one row come by TMA while those before are worked on; a norm overwrites its tile where it lies, and the matrix units
+read it from there. A projection is made channels first, [q, T]: its left operand, the weights, is wide whatever T is, so that few
+registers hold it and two programs share a multiprocessor, one computing while the other waits. The backwards: hopper_triangle_backward.py.
+Shapes: as there; all of c, u are C channels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from foldfit.ops.triton_layer_norm import EPSILON
+
+CHANNELS, MULTIPROCESSORS = 128, 132
+EPS = gl.constexpr(EPSILON.value)
+
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Tokens of a tile, and how a program runs."""
+
+    tokens: int
+    warps: int
+    stages: int
+    """Tiles in the ring: one is worked on, the others are under way."""
+    programs: int
+    """Of a multiprocessor."""
+    registers: int | None = None
+
+    def grid(self, r: int, n: int) -> tuple[int]:
+        return (min(self.programs * MULTIPROCESSORS, r * triton.cdiv(n, self.tokens)),)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"WARPS": self.warps, "STAGES": self.stages, "num_warps": self.warps, "maxnreg": self.registers}
+
+
+GATED = Tile(64, 8, 2, 2, 128)
+EPILOGUE = Tile(32, 8, 2, 2, 128)
+
+load_tile = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # their names after Triton 3.6, and until then
+store_tile = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+barrier = getattr(gl, "barrier", None) or gl.thread_barrier
+
+
+def fits(x: Tensor, *others: Tensor) -> bool:
+    """Whether these kernels, once on Hopper, are for x [r, n, c] and others [u, r, n]: 16 bits, these channels, what TMA can address."""
+    if x.dtype not in (torch.bfloat16, torch.float16) or x.shape[2] != CHANNELS or any(len(o) != CHANNELS for o in others):
+        return False
+    return x.numel() > 0 and all(o.data_ptr() % 16 == 0 and o.stride(2) == 1 and o.stride(0) % 8 == o.stride(1) % 8 == 0 for o in (x, *others))
+
+
+@gluon.jit
+def sigmoid(x):
+    half = gl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x * 0.5], gl.float32, True, 1)
+    return half * 0.5 + 0.5
+
+
+@gluon.jit
+def moments(x, C: gl.constexpr, AXIS: gl.constexpr):
+    """(x - mean) / deviation over an axis, 1 / deviation."""
+    x -= gl.expand_dims(gl.sum(x, AXIS) * (1.0 / C), AXIS)
+    inverse = gl.rsqrt(gl.sum(x * x, AXIS) * (1.0 / C) + EPS)
+    return x * gl.expand_dims(inverse, AXIS), inverse
+
+
+@gluon.jit
+def normalise(tile, WARPS: gl.constexpr):
+    """A tile [T, C] where it lies; returns 1 / deviation [T]."""
+    ROWS: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])
+    hat, inverse = moments(tile.load(ROWS).to(gl.float32), tile.shape[1], 1)
+    tile.store(hat.to(tile.dtype))
+    return inverse
+
+
+@gluon.jit
+def normalise_columns(tile, WARPS: gl.constexpr):
+    """A tile [C, T]."""
+    T: gl.constexpr = tile.shape[1]
+    COLUMNS: gl.constexpr = gl.BlockedLayout([1, 2], [64 // T, T // 2], [WARPS, 1], [1, 0])
+    hat, inverse = moments(tile.load(COLUMNS).to(gl.float32), tile.shape[0], 0)
+    tile.store(hat.to(tile.dtype))
+    return inverse
+
+
+@gluon.jit
+def weights(f, dtype: gl.constexpr, C: gl.constexpr, WARPS: gl.constexpr):
+    """f [C, C] on chip."""
+    MEMORY: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [WARPS, 1], [1, 0])
+    row = gl.arange(0, C, gl.SliceLayout(1, MEMORY))
+    column = gl.arange(0, C, gl.SliceLayout(0, MEMORY))
+    return gl.allocate_shared_memory(dtype, [C, C], gl.NVMMASharedLayout(128, 16), gl.load(f + row[:, None] * C + column[None, :]))
+
+
+@gluon.jit
+def rings(STAGES: gl.constexpr):
+    """Barriers of tiles under way."""
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(STAGES):
+        mbarrier.init(full.index(i), count=1)
+    fence_async_shared()
+    barrier()
+    return full
+
+
+@gluon.jit
+def fetch(rows, columns, full, slot, tile, last, tiles):
+    """A tile of each of `rows`, descriptors of [r, n, c] and their rings, and of `columns`, of [c, r, n]."""
+    T: gl.constexpr = rows[0][0].block_shape[1]
+    C: gl.constexpr = rows[0][0].block_shape[2]
+    if tile < last:
+        row = tile // tiles
+        token = tile % tiles * T
+        mbarrier.expect(full.index(slot), 2 * C * T * (len(rows) + len(columns)))
+        for i in gl.static_range(len(rows)):
+            load_tile(rows[i][0], [row, token, 0], full.index(slot), rows[i][1].index(slot))
+        for i in gl.static_range(len(columns)):
+            load_tile(columns[i][0], [0, row, token], full.index(slot), columns[i][1].index(slot))
+
+
+@gluon.jit
+def project(w_s, gate_s, hat, gate_hat, Z: gl.constexpr):
+    """Both projections of hat, gate_hat [C, T], under way: [q, T]."""
+    C: gl.constexpr = hat.shape[0]
+    T: gl.constexpr = hat.shape[1]
+    zero = gl.zeros([C, T], gl.float32, Z)
+    linear = warpgroup_mma(w_s.permute((1, 0)), hat, zero, use_acc=False, is_async=True)
+    gate = warpgroup_mma(gate_s.permute((1, 0)), gate_hat, zero, use_acc=False, is_async=True)
+    return linear, gate
+
+
+@gluon.jit
+def kept_of(mask, row, start, n, mask_r, mask_n, T: gl.constexpr, Z: gl.constexpr):
+    """[T] of mask [r, n]."""
+    token = start + gl.arange(0, T, gl.SliceLayout(0, Z))
+    return gl.load(mask + row.to(gl.int64) * mask_r + token * mask_n, mask=token < n, other=0.0)
+
+
+@gluon.jit
+def gated_kernel(
+    x_desc, out_desc, mask, f, bias, rows, n, mask_r, mask_n, T: gl.constexpr, C: gl.constexpr, WARPS: gl.constexpr, STAGES: gl.constexpr
+):  # fmt: skip
+    """out [c, r, n] of x [r, n, c]."""
+    dtype: gl.constexpr = x_desc.dtype
+    Z: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, T, 16])
+    x_s = gl.allocate_shared_memory(dtype, [STAGES, 1, T, C], x_desc.layout)
+    out_s = gl.allocate_shared_memory(dtype, [C, 1, T], out_desc.layout)
+    w_s = weights(f, dtype, C, WARPS)
+    gate_s = weights(f + C * C, dtype, C, WARPS)
+    full = rings(STAGES)
+    q = gl.arange(0, C, gl.SliceLayout(1, Z))
+    b_bias = gl.load(bias + q)[:, None]
+    b_gate_bias = gl.load(bias + C + q)[:, None]
+    tiles = gl.cdiv(n, T)
+    last = rows * tiles
+    step = gl.num_programs(0)
+    for i in gl.static_range(STAGES - 1):
+        fetch(((x_desc, x_s),), (), full, i, gl.program_id(0) + i * step, last, tiles)
+    count = 0
+    for tile in range(gl.program_id(0), last, step):
+        slot = count % STAGES
+        row = tile // tiles
+        start = tile % tiles * T
+        kept = kept_of(mask, row, start, n, mask_r, mask_n, T, Z)
+        hat = x_s.index(slot).reshape([T, C])
+        mbarrier.wait(full.index(slot), count // STAGES & 1)
+        normalise(hat, WARPS)
+        fence_async_shared()
+        barrier()
+        fetch(((x_desc, x_s),), (), full, (count + STAGES - 1) % STAGES, tile + (STAGES - 1) * step, last, tiles)
+        linear, gate = project(w_s, gate_s, hat.permute((1, 0)), hat.permute((1, 0)), Z)
+        linear, gate = warpgroup_mma_wait(0, deps=[linear, gate])
+        linear = (linear + b_bias) * (sigmoid(gate + b_gate_bias) * kept.to(gl.float32)[None, :])
+        tma.store_wait(0)
+        barrier()
+        out_s.reshape([C, T]).store(linear.to(dtype))
+        fence_async_shared()
+        barrier()
+        store_tile(out_desc, [0, row, start], out_s)
+        count += 1
+    tma.store_wait(0)
+
+
+@gluon.jit
+def epilogue_kernel(
+    x_desc, o_desc, out_desc, f, bias, rows, n, T: gl.constexpr, C: gl.constexpr, WARPS: gl.constexpr, STAGES: gl.constexpr
+):  # fmt: skip
+    """out [r, n, c] of x [r, n, c] and o [c, r, n]."""
+    dtype: gl.constexpr = x_desc.dtype
+    Z: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, T, 16])
+    x_s = gl.allocate_shared_memory(dtype, [STAGES, 1, T, C], x_desc.layout)
+    o_s = gl.allocate_shared_memory(dtype, [STAGES, C, 1, T], o_desc.layout)
+    w_s = weights(f, dtype, C, WARPS)
+    gate_s = weights(f + C * C, dtype, C, WARPS)
+    full = rings(STAGES)
+    q = gl.arange(0, C, gl.SliceLayout(1, Z))
+    b_bias = gl.load(bias + q)[:, None]
+    b_gate_bias = gl.load(bias + C + q)[:, None]
+    tiles = gl.cdiv(n, T)
+    last = rows * tiles
+    step = gl.num_programs(0)
+    for i in gl.static_range(STAGES - 1):
+        fetch(((x_desc, x_s),), ((o_desc, o_s),), full, i, gl.program_id(0) + i * step, last, tiles)
+    count = 0
+    for tile in range(gl.program_id(0), last, step):
+        slot = count % STAGES
+        x_hat = x_s.index(slot).reshape([T, C])
+        o_hat = o_s.index(slot).reshape([C, T])
+        mbarrier.wait(full.index(slot), count // STAGES & 1)
+        normalise(x_hat, WARPS)
+        normalise_columns(o_hat, WARPS)
+        fence_async_shared()
+        tma.store_wait(0)  # out of the slot that is filled next
+        barrier()
+        fetch(((x_desc, x_s),), ((o_desc, o_s),), full, (count + STAGES - 1) % STAGES, tile + (STAGES - 1) * step, last, tiles)
+        linear, gate = project(w_s, gate_s, o_hat, x_hat.permute((1, 0)), Z)
+        linear, gate = warpgroup_mma_wait(0, deps=[linear, gate])
+        linear = (linear + b_bias) * sigmoid(gate + b_gate_bias)
+        barrier()
+        x_hat.permute((1, 0)).store(linear.to(dtype))
+        fence_async_shared()
+        barrier()
+        store_tile(out_desc, [tile // tiles, tile % tiles * T, 0], x_s.index(slot))
+        count += 1
+    tma.store_wait(0)
+
+
+def rows_of(x: Tensor, tokens: int) -> TensorDescriptor:
+    """Tiles of tokens of x [r, n, c]."""
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, tokens, CHANNELS], gl.NVMMASharedLayout(128, 16, rank=3))
+
+
+def columns_of(x: Tensor, tokens: int) -> TensorDescriptor:
+    """Tiles of tokens of x [c, r, n]."""
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [CHANNELS, 1, tokens], gl.NVMMASharedLayout(2 * tokens, 16, rank=3))
+
+
+def gated(x: Tensor, mask: Tensor, f: Tensor, bias: Tensor, out: Tensor, tile: Tile = GATED) -> None:
+    """x [r, n, c]; fills out [u, r, n]."""
+    (r, n, c), t = x.shape, tile.tokens
+    gated_kernel[tile.grid(r, n)](
+        rows_of(x, t), columns_of(out, t), mask, f, bias, r, n, *mask.stride(), T=t, C=c, **tile.options
+    )  # fmt: skip
+
+
+def epilogue(o: Tensor, x: Tensor, f: Tensor, bias: Tensor, out: Tensor, tile: Tile = EPILOGUE) -> None:
+    """o [u, r, n], x [r, n, c]; fills out [r, n, c]."""
+    (r, n, c), t = x.shape, tile.tokens
+    epilogue_kernel[tile.grid(r, n)](rows_of(x, t), columns_of(o, t), rows_of(out, t), f, bias, r, n, T=t, C=c, **tile.options)
