@@ -23,7 +23,6 @@ CHANNELS, MULTIPROCESSORS = 128, 132
 EPS = gl.constexpr(EPSILON.value)
 
 
-
 @dataclass(frozen=True)
 class Tile:
     """Tokens of a tile, and how a program runs."""
@@ -56,7 +55,9 @@ def fits(x: Tensor, *others: Tensor) -> bool:
     """Whether these kernels, once on Hopper, are for x [r, n, c] and others [u, r, n]: 16 bits, these channels, what TMA can address."""
     if x.dtype not in (torch.bfloat16, torch.float16) or x.shape[2] != CHANNELS or any(len(o) != CHANNELS for o in others):
         return False
-    return x.numel() > 0 and all(o.data_ptr() % 16 == 0 and o.stride(2) == 1 and o.stride(0) % 8 == o.stride(1) % 8 == 0 for o in (x, *others))
+    return x.numel() > 0 and all(
+        o.data_ptr() % 16 == 0 and o.stride(2) == 1 and o.stride(0) % 8 == o.stride(1) % 8 == 0 for o in (x, *others)
+    )
 
 
 @gluon.jit

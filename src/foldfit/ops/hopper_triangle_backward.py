@@ -48,14 +48,18 @@ def gradients(d, linear, gate, l_s, g_s, start: gl.constexpr, LEFT: gl.constexpr
 
 
 @gluon.jit
+def pairwise(a, b, c, d):
+    return a + c, b + d
+
+
+@gluon.jit
 def norm_gradient(d, tile, inverse, H: gl.constexpr):
     """From the gradient of hat [T, C], which `tile` holds, to that of what was normalised."""
     C: gl.constexpr = tile.shape[1]
     hat = tile.load(H).to(gl.float32)
     inverse = gl.convert_layout(inverse, gl.SliceLayout(1, H))
-    mean = gl.sum(d, 1) * (1.0 / C)
-    slope = gl.sum(d * hat, 1) * (1.0 / C)
-    return inverse[:, None] * (d - mean[:, None] - hat * slope[:, None])
+    mean, slope = gl.reduce((d, d * hat), 1, pairwise)
+    return inverse[:, None] * (d - (mean * (1.0 / C))[:, None] - hat * (slope * (1.0 / C))[:, None])
 
 
 @gluon.jit
@@ -120,17 +124,24 @@ def gated_backward_kernel(
         inverse = normalise(hat, WARPS)
         fence_async_shared()
         barrier()
-        for start in gl.static_range(0, T, P):
-            some = hat.slice(start, P)
-            kept = kept_of(mask, row, token + start, n, mask_r, mask_n, P, Z)
-            linear, gate = project(w_s, gate_s, some.permute((1, 0)), some.permute((1, 0)), Z)
-            linear, gate, of_w, of_gate_w, of_b, of_gate_b = warpgroup_mma_wait(0, deps=[linear, gate, of_w, of_gate_w, of_b, of_gate_b])
-            d = d_tile.slice(start, P, dim=1).load(Z).to(gl.float32) * kept.to(gl.float32)[None, :]
-            d, d_gate = gradients(d, linear + b_bias, gate + b_gate_bias, l_s, g_s, start, LEFT)
-            of_b = warpgroup_mma(d, ones, of_b, is_async=True)
-            of_gate_b = warpgroup_mma(d_gate, ones, of_gate_b, is_async=True)
-            of_w = warpgroup_mma(d, some, of_w, is_async=True)
-            of_gate_w = warpgroup_mma(d_gate, some, of_gate_w, is_async=True)
+        linear, gate = project(w_s, gate_s, hat.slice(0, P).permute((1, 0)), hat.slice(0, P).permute((1, 0)), Z)
+        kept = kept_of(mask, row, token, n, mask_r, mask_n, P, Z)
+        kept_next = kept_of(mask, row, token + P, n, mask_r, mask_n, P, Z)
+        linear, gate = warpgroup_mma_wait(0, deps=[linear, gate])
+        linear_next, gate_next = project(w_s, gate_s, hat.slice(P, P).permute((1, 0)), hat.slice(P, P).permute((1, 0)), Z)
+        d = d_tile.slice(0, P, dim=1).load(Z).to(gl.float32) * kept.to(gl.float32)[None, :]
+        d, d_gate = gradients(d, linear + b_bias, gate + b_gate_bias, l_s, g_s, 0, LEFT)
+        of_b = warpgroup_mma(d, ones, of_b, is_async=True)
+        of_gate_b = warpgroup_mma(d_gate, ones, of_gate_b, is_async=True)
+        of_w = warpgroup_mma(d, hat.slice(0, P), of_w, is_async=True)
+        of_gate_w = warpgroup_mma(d_gate, hat.slice(0, P), of_gate_w, is_async=True)
+        linear, gate = warpgroup_mma_wait(4, deps=[linear_next, gate_next])
+        d = d_tile.slice(P, P, dim=1).load(Z).to(gl.float32) * kept_next.to(gl.float32)[None, :]
+        d, d_gate = gradients(d, linear + b_bias, gate + b_gate_bias, l_s, g_s, P, LEFT)
+        of_b = warpgroup_mma(d, ones, of_b, is_async=True)
+        of_gate_b = warpgroup_mma(d_gate, ones, of_gate_b, is_async=True)
+        of_w = warpgroup_mma(d, hat.slice(P, P), of_w, is_async=True)
+        of_gate_w = warpgroup_mma(d_gate, hat.slice(P, P), of_gate_w, is_async=True)
         fence_async_shared()
         barrier()
         d_hat = warpgroup_mma(l_s.permute((1, 0)), w_s.permute((1, 0)), gl.zeros([T, C], gl.float32, H), use_acc=False, is_async=True)
@@ -196,17 +207,22 @@ def epilogue_backward_kernel(
         tma.store_wait(0)  # out of the slot that is filled next
         barrier()
         fetch(((x_desc, x_s), (d_desc, d_s)), ((o_desc, o_s),), full, slot ^ 1, tile + step, last, tiles)
-        for start in gl.static_range(0, T, P):
-            x_some = x_hat.slice(start, P)
-            o_some = o_hat.slice(start, P, dim=1)
-            linear, gate = project(w_s, gate_s, o_some, x_some.permute((1, 0)), Z)
-            linear, gate, of_w, of_gate_w, of_b, of_gate_b = warpgroup_mma_wait(0, deps=[linear, gate, of_w, of_gate_w, of_b, of_gate_b])
-            d = d_tile.slice(start, P).permute((1, 0)).load(Z).to(gl.float32)
-            d, d_gate = gradients(d, linear + b_bias, gate + b_gate_bias, l_s, g_s, start, LEFT)
-            of_b = warpgroup_mma(d, ones, of_b, is_async=True)
-            of_gate_b = warpgroup_mma(d_gate, ones, of_gate_b, is_async=True)
-            of_w = warpgroup_mma(d, o_some.permute((1, 0)), of_w, is_async=True)
-            of_gate_w = warpgroup_mma(d_gate, x_some, of_gate_w, is_async=True)
+        linear, gate = project(w_s, gate_s, o_hat.slice(0, P, dim=1), x_hat.slice(0, P).permute((1, 0)), Z)
+        linear, gate = warpgroup_mma_wait(0, deps=[linear, gate])
+        linear_next, gate_next = project(w_s, gate_s, o_hat.slice(P, P, dim=1), x_hat.slice(P, P).permute((1, 0)), Z)
+        d = d_tile.slice(0, P).permute((1, 0)).load(Z).to(gl.float32)
+        d, d_gate = gradients(d, linear + b_bias, gate + b_gate_bias, l_s, g_s, 0, LEFT)
+        of_b = warpgroup_mma(d, ones, of_b, is_async=True)
+        of_gate_b = warpgroup_mma(d_gate, ones, of_gate_b, is_async=True)
+        of_w = warpgroup_mma(d, o_hat.slice(0, P, dim=1).permute((1, 0)), of_w, is_async=True)
+        of_gate_w = warpgroup_mma(d_gate, x_hat.slice(0, P), of_gate_w, is_async=True)
+        linear, gate = warpgroup_mma_wait(4, deps=[linear_next, gate_next])
+        d = d_tile.slice(P, P).permute((1, 0)).load(Z).to(gl.float32)
+        d, d_gate = gradients(d, linear + b_bias, gate + b_gate_bias, l_s, g_s, P, LEFT)
+        of_b = warpgroup_mma(d, ones, of_b, is_async=True)
+        of_gate_b = warpgroup_mma(d_gate, ones, of_gate_b, is_async=True)
+        of_w = warpgroup_mma(d, o_hat.slice(P, P, dim=1).permute((1, 0)), of_w, is_async=True)
+        of_gate_w = warpgroup_mma(d_gate, x_hat.slice(P, P), of_gate_w, is_async=True)
         fence_async_shared()
         barrier()
         d_hat = warpgroup_mma(l_s.permute((1, 0)), w_s.permute((1, 0)), nothing, use_acc=False, is_async=True)
