@@ -17,30 +17,26 @@ def block(*shape: int) -> str:
     return f"tensordesc<bf16{list(shape)},{gl.NVMMASharedLayout(min(128, 2 * shape[-1]), 16, rank=3)!r}>"
 
 
-def shared(kernel, columns: tuple[str, ...], tokens: int, options: dict[str, int]) -> int:
+def shared(kernel, columns: tuple[str, ...], **options: int) -> int:
     """columns: the descriptors of [c, r, n]."""
-    constants = {"T": tokens, "C": CHANNELS, **{name: options[name] for name in ("WARPS", "STAGES") if name in kernel.arg_names}}
+    every = {"T": forward.TOKENS, "C": CHANNELS, "WARPS": forward.WARPS, "STAGES": forward.STAGES, "REGISTERS": forward.REGISTERS}
     names, signature = kernel.arg_names, {}
     for name in names:
-        if name in constants:
+        if name in every:
             signature[name] = "constexpr"
         elif name.endswith("_desc"):
-            signature[name] = block(CHANNELS, 1, tokens) if name in columns else block(1, tokens, CHANNELS)
+            signature[name] = block(CHANNELS, 1, forward.TOKENS) if name in columns else block(1, forward.TOKENS, CHANNELS)
         else:
             signature[name] = {"mask": "*bf16", "f": "*bf16", "bias": "*fp32", "parts": "*fp32"}.get(name, "i32")
-    source = GluonASTSource(kernel, signature, {(names.index(name),): value for name, value in constants.items()})
-    launch = {name: value for name, value in options.items() if name in ("num_warps", "maxnreg") and value}
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=launch).metadata.shared
+    source = GluonASTSource(kernel, signature, {(names.index(name),): value for name, value in every.items() if name in names})
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": forward.WARPS, **options}).metadata.shared
 
 
 def main() -> None:
-    tile = forward.GATED
-    print(shared(forward.gated_kernel, ("out_desc",), tile.tokens, tile.options))
-    tile = forward.EPILOGUE
-    print(shared(forward.epilogue_kernel, ("o_desc",), tile.tokens, tile.options))
-    options = {"WARPS": backward.WARPS, "num_warps": backward.WARPS}
-    print(shared(backward.gated_backward_kernel, ("d_desc",), backward.TOKENS, options))
-    print(shared(backward.epilogue_backward_kernel, ("o_desc", "d_o_desc"), backward.TOKENS, options))
+    print(shared(forward.gated_kernel, ("out_desc",), maxnreg=forward.REGISTERS))
+    print(shared(forward.epilogue_kernel, ("o_desc",)))
+    print(shared(backward.gated_backward_kernel, ("d_desc",)))
+    print(shared(backward.epilogue_backward_kernel, ("o_desc", "d_o_desc")))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from foldfit.ops import hopper_triangle
 from foldfit.ops import reference as ref
 from foldfit.ops import triton_gated_linear as tg
 from foldfit.ops import triton_triangle as tt
-from tests.ops.test_triton_triangle import DTYPES, agree, inputs_of
+from tests.ops.test_triton_triangle import agree, inputs_of
 
 SHARED = 233472  # bytes of a multiprocessor's programs, a KiB of each the system's
 on_hopper = pytest.mark.skipif(
@@ -26,7 +26,7 @@ def test_compiles():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "tests.ops.compile_hopper_triangle"]
     lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()
-    programs = hopper_triangle.GATED.programs, hopper_triangle.EPILOGUE.programs, 1, 1
+    programs = 2, 1, 1, 1
     assert len(lines) == len(programs)
     assert all(0 < count * (int(line) + 1024) <= SHARED for line, count in zip(lines, programs, strict=True))
 
@@ -45,15 +45,14 @@ def test_fits_nothing_else():
 
 
 @on_hopper
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("has_b", [True, False])
 @pytest.mark.parametrize(("r", "n"), [(1, 8), (5, 200), (64, 384)])
-def test_numbers(r, n, has_b, precision):
+def test_numbers(r, n, has_b):
     """Tiles beyond a row's end, more tiles than programs, masks."""
-    given = inputs_of(r, n, 128, 128, has_b, DTYPES[precision])
+    given = inputs_of(r, n, 128, 128, has_b, torch.bfloat16)
     assert hopper_triangle.fits(given["x"], given["a"].transpose(0, 1))
-    agree(tt.triangle_update, ref.triangle_update, given, precision, (r, n, 128))
-    mask = (torch.arange(r * n, device="cuda").view(r, n) % 5 != 1).to(DTYPES[precision])
+    agree(tt.triangle_update, ref.triangle_update, given, "bf16", (r, n, 128))
+    mask = (torch.arange(r * n, device="cuda").view(r, n) % 5 != 1).to(torch.bfloat16)
     gated = {"x": given["x"], "norm_scale": given["norm_scale"], "norm_offset": given["norm_offset"], "mask": mask, "w": given["w"],
              "gate_w": given["gate_w"], "b": given["w_b"], "gate_b": given["gate_b"]}  # fmt: skip
-    agree(tg.gated_linear, ref.gated_linear, gated, precision, (r, 128, n))
+    agree(tg.gated_linear, ref.gated_linear, gated, "bf16", (r, 128, n))

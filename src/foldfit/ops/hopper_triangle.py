@@ -2,12 +2,10 @@
 
 Tiles of T tokens of one row come by TMA while those before are worked on; a norm overwrites its tile where it lies, and the matrix units
 read it from there. A projection is made channels first, [q, T]: its left operand, the weights, is wide whatever T is, so that few
-registers hold it and two programs share a multiprocessor, one computing while the other waits. The backwards: hopper_triangle_backward.py.
+registers hold it and eight warps can compute while eight others wait: in another program, or, where tiles leave no room for the weights
+a second time, as another group of the same. The backwards: hopper_triangle_backward.py.
 Shapes: as there; all of c, u are C channels.
 """
-
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -19,32 +17,15 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from foldfit.ops.triton_layer_norm import EPSILON
 
-CHANNELS, MULTIPROCESSORS = 128, 132
+CHANNELS, PROGRAMS = 128, 132
+"""Channels of everything; programs that fill an H200."""
+TOKENS, WARPS, STAGES, REGISTERS = 64, 8, 2, 128
+"""Of a tile, of a group of warps, its tiles on chip and a thread's registers: two groups fill a multiprocessor.
+
+The best of 5 for the projections and of 8 for the epilogue measured on an NVIDIA H100 (Triton 3.6, 2026-11-26).
+"""
 EPS = gl.constexpr(EPSILON.value)
 
-
-@dataclass(frozen=True)
-class Tile:
-    """Tokens of a tile, and how a program runs."""
-
-    tokens: int
-    warps: int
-    stages: int
-    """Tiles in the ring: one is worked on, the others are under way."""
-    programs: int
-    """Of a multiprocessor."""
-    registers: int | None = None
-
-    def grid(self, r: int, n: int) -> tuple[int]:
-        return (min(self.programs * MULTIPROCESSORS, r * triton.cdiv(n, self.tokens)),)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {"WARPS": self.warps, "STAGES": self.stages, "num_warps": self.warps, "maxnreg": self.registers}
-
-
-GATED = Tile(64, 8, 2, 2, 128)
-EPILOGUE = Tile(32, 8, 2, 2, 128)
 
 load_tile = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # their names after Triton 3.6, and until then
 store_tile = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
@@ -52,8 +33,8 @@ barrier = getattr(gl, "barrier", None) or gl.thread_barrier
 
 
 def fits(x: Tensor, *others: Tensor) -> bool:
-    """Whether these kernels, once on Hopper, are for x [r, n, c] and others [u, r, n]: 16 bits, these channels, what TMA can address."""
-    if x.dtype not in (torch.bfloat16, torch.float16) or x.shape[2] != CHANNELS or any(len(o) != CHANNELS for o in others):
+    """Whether these kernels, once on Hopper, are for x [r, n, c] and others [u, r, n]: bf16, these channels, what TMA can address."""
+    if x.dtype != torch.bfloat16 or x.shape[2] != CHANNELS or any(len(o) != CHANNELS for o in others):
         return False
     return x.numel() > 0 and all(
         o.data_ptr() % 16 == 0 and o.stride(2) == 1 and o.stride(0) % 8 == o.stride(1) % 8 == 0 for o in (x, *others)
@@ -192,28 +173,25 @@ def gated_kernel(
 
 
 @gluon.jit
-def epilogue_kernel(
-    x_desc, o_desc, out_desc, f, bias, rows, n, T: gl.constexpr, C: gl.constexpr, WARPS: gl.constexpr, STAGES: gl.constexpr
+def end_tiles(
+    x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n,
+    GROUP: gl.constexpr, T: gl.constexpr, C: gl.constexpr, WARPS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """out [r, n, c] of x [r, n, c] and o [c, r, n]."""
-    dtype: gl.constexpr = x_desc.dtype
+    """Every other tile of a program: those of one of its two groups."""
     Z: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, T, 16])
-    x_s = gl.allocate_shared_memory(dtype, [STAGES, 1, T, C], x_desc.layout)
-    o_s = gl.allocate_shared_memory(dtype, [STAGES, C, 1, T], o_desc.layout)
-    w_s = weights(f, dtype, C, WARPS)
-    gate_s = weights(f + C * C, dtype, C, WARPS)
-    full = rings(STAGES)
+    ring: gl.constexpr = GROUP * STAGES
     q = gl.arange(0, C, gl.SliceLayout(1, Z))
     b_bias = gl.load(bias + q)[:, None]
     b_gate_bias = gl.load(bias + C + q)[:, None]
     tiles = gl.cdiv(n, T)
     last = rows * tiles
-    step = gl.num_programs(0)
+    first = gl.program_id(0) * 2 + GROUP
+    step = gl.num_programs(0) * 2
     for i in gl.static_range(STAGES - 1):
-        fetch(((x_desc, x_s),), ((o_desc, o_s),), full, i, gl.program_id(0) + i * step, last, tiles)
+        fetch(((x_desc, x_s),), ((o_desc, o_s),), full, ring + i, first + i * step, last, tiles)
     count = 0
-    for tile in range(gl.program_id(0), last, step):
-        slot = count % STAGES
+    for tile in range(first, last, step):
+        slot = ring + count % STAGES
         x_hat = x_s.index(slot).reshape([T, C])
         o_hat = o_s.index(slot).reshape([C, T])
         mbarrier.wait(full.index(slot), count // STAGES & 1)
@@ -222,12 +200,12 @@ def epilogue_kernel(
         fence_async_shared()
         tma.store_wait(0)  # out of the slot that is filled next
         barrier()
-        fetch(((x_desc, x_s),), ((o_desc, o_s),), full, (count + STAGES - 1) % STAGES, tile + (STAGES - 1) * step, last, tiles)
+        fetch(((x_desc, x_s),), ((o_desc, o_s),), full, ring + (count + STAGES - 1) % STAGES, tile + (STAGES - 1) * step, last, tiles)
         linear, gate = project(w_s, gate_s, o_hat, x_hat.permute((1, 0)), Z)
         linear, gate = warpgroup_mma_wait(0, deps=[linear, gate])
         linear = (linear + b_bias) * sigmoid(gate + b_gate_bias)
         barrier()
-        x_hat.permute((1, 0)).store(linear.to(dtype))
+        x_hat.permute((1, 0)).store(linear.to(x_s.dtype))
         fence_async_shared()
         barrier()
         store_tile(out_desc, [tile // tiles, tile % tiles * T, 0], x_s.index(slot))
@@ -235,25 +213,47 @@ def epilogue_kernel(
     tma.store_wait(0)
 
 
-def rows_of(x: Tensor, tokens: int) -> TensorDescriptor:
+@gluon.jit
+def epilogue_kernel(
+    x_desc, o_desc, out_desc, f, bias, rows, n,
+    T: gl.constexpr, C: gl.constexpr, WARPS: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr,
+):  # fmt: skip
+    """out [r, n, c] of x [r, n, c] and o [c, r, n]."""
+    dtype: gl.constexpr = x_desc.dtype
+    x_s = gl.allocate_shared_memory(dtype, [2 * STAGES, 1, T, C], x_desc.layout)
+    o_s = gl.allocate_shared_memory(dtype, [2 * STAGES, C, 1, T], o_desc.layout)
+    w_s = weights(f, dtype, C, WARPS)
+    gate_s = weights(f + C * C, dtype, C, WARPS)
+    full = rings(2 * STAGES)
+    gl.warp_specialize([
+        (end_tiles, (x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n, 0, T, C, WARPS, STAGES)),
+        (end_tiles, (x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n, 1, T, C, WARPS, STAGES)),
+    ], [WARPS], [REGISTERS])  # fmt: skip
+
+
+def rows_of(x: Tensor) -> TensorDescriptor:
     """Tiles of tokens of x [r, n, c]."""
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, tokens, CHANNELS], gl.NVMMASharedLayout(128, 16, rank=3))
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, TOKENS, CHANNELS], gl.NVMMASharedLayout(128, 16, rank=3))
 
 
-def columns_of(x: Tensor, tokens: int) -> TensorDescriptor:
+def columns_of(x: Tensor) -> TensorDescriptor:
     """Tiles of tokens of x [c, r, n]."""
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), [CHANNELS, 1, tokens], gl.NVMMASharedLayout(2 * tokens, 16, rank=3))
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [CHANNELS, 1, TOKENS], gl.NVMMASharedLayout(128, 16, rank=3))
 
 
-def gated(x: Tensor, mask: Tensor, f: Tensor, bias: Tensor, out: Tensor, tile: Tile = GATED) -> None:
+def gated(x: Tensor, mask: Tensor, f: Tensor, bias: Tensor, out: Tensor) -> None:
     """x [r, n, c]; fills out [u, r, n]."""
-    (r, n, c), t = x.shape, tile.tokens
-    gated_kernel[tile.grid(r, n)](
-        rows_of(x, t), columns_of(out, t), mask, f, bias, r, n, *mask.stride(), T=t, C=c, **tile.options
+    r, n, c = x.shape
+    gated_kernel[(min(2 * PROGRAMS, r * triton.cdiv(n, TOKENS)),)](
+        rows_of(x), columns_of(out), mask, f, bias, r, n, *mask.stride(),
+        T=TOKENS, C=c, WARPS=WARPS, STAGES=STAGES, num_warps=WARPS, maxnreg=REGISTERS,
     )  # fmt: skip
 
 
-def epilogue(o: Tensor, x: Tensor, f: Tensor, bias: Tensor, out: Tensor, tile: Tile = EPILOGUE) -> None:
+def epilogue(o: Tensor, x: Tensor, f: Tensor, bias: Tensor, out: Tensor) -> None:
     """o [u, r, n], x [r, n, c]; fills out [r, n, c]."""
-    (r, n, c), t = x.shape, tile.tokens
-    epilogue_kernel[tile.grid(r, n)](rows_of(x, t), columns_of(o, t), rows_of(out, t), f, bias, r, n, T=t, C=c, **tile.options)
+    r, n, c = x.shape
+    epilogue_kernel[(min(PROGRAMS, triton.cdiv(r * triton.cdiv(n, TOKENS), 2)),)](
+        rows_of(x), columns_of(o), rows_of(out), f, bias, r, n,
+        T=TOKENS, C=c, WARPS=WARPS, STAGES=STAGES, REGISTERS=REGISTERS, num_warps=WARPS,
+    )  # fmt: skip

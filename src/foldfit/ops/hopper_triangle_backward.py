@@ -13,6 +13,8 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from foldfit.ops.hopper_triangle import (
     CHANNELS,
+    TOKENS,
+    WARPS,
     barrier,
     columns_of,
     fetch,
@@ -28,7 +30,8 @@ from foldfit.ops.hopper_triangle import (
     weights,
 )
 
-TOKENS, WARPS = 64, 8
+__all__ = ["epilogue_backward", "fits", "gated_backward"]
+
 
 __all__ = ["epilogue_backward", "fits", "gated_backward"]
 
@@ -124,24 +127,17 @@ def gated_backward_kernel(
         inverse = normalise(hat, WARPS)
         fence_async_shared()
         barrier()
-        linear, gate = project(w_s, gate_s, hat.slice(0, P).permute((1, 0)), hat.slice(0, P).permute((1, 0)), Z)
-        kept = kept_of(mask, row, token, n, mask_r, mask_n, P, Z)
-        kept_next = kept_of(mask, row, token + P, n, mask_r, mask_n, P, Z)
-        linear, gate = warpgroup_mma_wait(0, deps=[linear, gate])
-        linear_next, gate_next = project(w_s, gate_s, hat.slice(P, P).permute((1, 0)), hat.slice(P, P).permute((1, 0)), Z)
-        d = d_tile.slice(0, P, dim=1).load(Z).to(gl.float32) * kept.to(gl.float32)[None, :]
-        d, d_gate = gradients(d, linear + b_bias, gate + b_gate_bias, l_s, g_s, 0, LEFT)
-        of_b = warpgroup_mma(d, ones, of_b, is_async=True)
-        of_gate_b = warpgroup_mma(d_gate, ones, of_gate_b, is_async=True)
-        of_w = warpgroup_mma(d, hat.slice(0, P), of_w, is_async=True)
-        of_gate_w = warpgroup_mma(d_gate, hat.slice(0, P), of_gate_w, is_async=True)
-        linear, gate = warpgroup_mma_wait(4, deps=[linear_next, gate_next])
-        d = d_tile.slice(P, P, dim=1).load(Z).to(gl.float32) * kept_next.to(gl.float32)[None, :]
-        d, d_gate = gradients(d, linear + b_bias, gate + b_gate_bias, l_s, g_s, P, LEFT)
-        of_b = warpgroup_mma(d, ones, of_b, is_async=True)
-        of_gate_b = warpgroup_mma(d_gate, ones, of_gate_b, is_async=True)
-        of_w = warpgroup_mma(d, hat.slice(P, P), of_w, is_async=True)
-        of_gate_w = warpgroup_mma(d_gate, hat.slice(P, P), of_gate_w, is_async=True)
+        for start in gl.static_range(0, T, P):
+            some = hat.slice(start, P)
+            kept = kept_of(mask, row, token + start, n, mask_r, mask_n, P, Z)
+            linear, gate = project(w_s, gate_s, some.permute((1, 0)), some.permute((1, 0)), Z)
+            linear, gate, of_w, of_gate_w, of_b, of_gate_b = warpgroup_mma_wait(0, deps=[linear, gate, of_w, of_gate_w, of_b, of_gate_b])
+            d = d_tile.slice(start, P, dim=1).load(Z).to(gl.float32) * kept.to(gl.float32)[None, :]
+            d, d_gate = gradients(d, linear + b_bias, gate + b_gate_bias, l_s, g_s, start, LEFT)
+            of_b = warpgroup_mma(d, ones, of_b, is_async=True)
+            of_gate_b = warpgroup_mma(d_gate, ones, of_gate_b, is_async=True)
+            of_w = warpgroup_mma(d, some, of_w, is_async=True)
+            of_gate_w = warpgroup_mma(d_gate, some, of_gate_w, is_async=True)
         fence_async_shared()
         barrier()
         d_hat = warpgroup_mma(l_s.permute((1, 0)), w_s.permute((1, 0)), gl.zeros([T, C], gl.float32, H), use_acc=False, is_async=True)
@@ -207,22 +203,17 @@ def epilogue_backward_kernel(
         tma.store_wait(0)  # out of the slot that is filled next
         barrier()
         fetch(((x_desc, x_s), (d_desc, d_s)), ((o_desc, o_s),), full, slot ^ 1, tile + step, last, tiles)
-        linear, gate = project(w_s, gate_s, o_hat.slice(0, P, dim=1), x_hat.slice(0, P).permute((1, 0)), Z)
-        linear, gate = warpgroup_mma_wait(0, deps=[linear, gate])
-        linear_next, gate_next = project(w_s, gate_s, o_hat.slice(P, P, dim=1), x_hat.slice(P, P).permute((1, 0)), Z)
-        d = d_tile.slice(0, P).permute((1, 0)).load(Z).to(gl.float32)
-        d, d_gate = gradients(d, linear + b_bias, gate + b_gate_bias, l_s, g_s, 0, LEFT)
-        of_b = warpgroup_mma(d, ones, of_b, is_async=True)
-        of_gate_b = warpgroup_mma(d_gate, ones, of_gate_b, is_async=True)
-        of_w = warpgroup_mma(d, o_hat.slice(0, P, dim=1).permute((1, 0)), of_w, is_async=True)
-        of_gate_w = warpgroup_mma(d_gate, x_hat.slice(0, P), of_gate_w, is_async=True)
-        linear, gate = warpgroup_mma_wait(4, deps=[linear_next, gate_next])
-        d = d_tile.slice(P, P).permute((1, 0)).load(Z).to(gl.float32)
-        d, d_gate = gradients(d, linear + b_bias, gate + b_gate_bias, l_s, g_s, P, LEFT)
-        of_b = warpgroup_mma(d, ones, of_b, is_async=True)
-        of_gate_b = warpgroup_mma(d_gate, ones, of_gate_b, is_async=True)
-        of_w = warpgroup_mma(d, o_hat.slice(P, P, dim=1).permute((1, 0)), of_w, is_async=True)
-        of_gate_w = warpgroup_mma(d_gate, x_hat.slice(P, P), of_gate_w, is_async=True)
+        for start in gl.static_range(0, T, P):
+            x_some = x_hat.slice(start, P)
+            o_some = o_hat.slice(start, P, dim=1)
+            linear, gate = project(w_s, gate_s, o_some, x_some.permute((1, 0)), Z)
+            linear, gate, of_w, of_gate_w, of_b, of_gate_b = warpgroup_mma_wait(0, deps=[linear, gate, of_w, of_gate_w, of_b, of_gate_b])
+            d = d_tile.slice(start, P).permute((1, 0)).load(Z).to(gl.float32)
+            d, d_gate = gradients(d, linear + b_bias, gate + b_gate_bias, l_s, g_s, start, LEFT)
+            of_b = warpgroup_mma(d, ones, of_b, is_async=True)
+            of_gate_b = warpgroup_mma(d_gate, ones, of_gate_b, is_async=True)
+            of_w = warpgroup_mma(d, o_some.permute((1, 0)), of_w, is_async=True)
+            of_gate_w = warpgroup_mma(d_gate, x_some, of_gate_w, is_async=True)
         fence_async_shared()
         barrier()
         d_hat = warpgroup_mma(l_s.permute((1, 0)), w_s.permute((1, 0)), nothing, use_acc=False, is_async=True)
@@ -249,7 +240,7 @@ def epilogue_backward_kernel(
 def gated_backward(d_out: Tensor, x: Tensor, mask: Tensor, f: Tensor, bias: Tensor, d_x: Tensor, parts: Tensor) -> None:
     """d_out [u, r, n], x [r, n, c]; fills d_x and parts."""
     gated_backward_kernel[(len(parts),)](
-        rows_of(x, TOKENS), columns_of(d_out, TOKENS), rows_of(d_x, TOKENS), mask, f, bias, parts, *x.shape[:2], *mask.stride(),
+        rows_of(x), columns_of(d_out), rows_of(d_x), mask, f, bias, parts, *x.shape[:2], *mask.stride(),
         T=TOKENS, C=CHANNELS, WARPS=WARPS, num_warps=WARPS,
     )  # fmt: skip
 
@@ -257,6 +248,6 @@ def gated_backward(d_out: Tensor, x: Tensor, mask: Tensor, f: Tensor, bias: Tens
 def epilogue_backward(d_out: Tensor, o: Tensor, x: Tensor, f: Tensor, bias: Tensor, d_o: Tensor, d_x: Tensor, parts: Tensor) -> None:
     """d_out, x [r, n, c], o [u, r, n]; fills d_o, d_x and parts."""
     epilogue_backward_kernel[(len(parts),)](
-        rows_of(x, TOKENS), columns_of(o, TOKENS), rows_of(d_out, TOKENS), rows_of(d_x, TOKENS), columns_of(d_o, TOKENS), f, bias, parts,
+        rows_of(x), columns_of(o), rows_of(d_out), rows_of(d_x), columns_of(d_o), f, bias, parts,
         *x.shape[:2], T=TOKENS, C=CHANNELS, WARPS=WARPS, num_warps=WARPS,
     )  # fmt: skip

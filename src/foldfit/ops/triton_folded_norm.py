@@ -22,9 +22,7 @@ from foldfit.ops.triton_layer_norm import EPSILON
 WIDEST = 256
 """Channels that a program holds at once."""
 FOLDED = 32
-"""Columns that a program folds."""
-SUMMED, SUM_WARPS = 128, 8
-"""Parts that are summed at a time, by how many warps."""
+"""Columns that a program folds, and parts that are summed at a time."""
 PROGRAMS, TOKENS_EACH = 132, 512
 """Of a kernel that leaves parts, at most: one for each multiprocessor of an H200; and tokens of one, at least, so that its parts are
 not more than what it reads."""
@@ -258,6 +256,6 @@ class Projections:
         reduce_kernel[(max(p, gate_p),)](
             parts, self.w, self.scale, self.offset, self.gate_w, self.gate_scale, self.gate_offset, d.w, d.b, d.scale, d.offset,
             d.gate_w, d.gate_b, d.gate_scale, d.gate_offset, p, gate_p, q, len(parts),
-            Q=triton.next_power_of_2(q), B=SUMMED, HAS_B=self.b is not None, ONE_NORM=one, num_warps=SUM_WARPS,
+            Q=triton.next_power_of_2(q), B=FOLDED, HAS_B=self.b is not None, ONE_NORM=one, num_warps=4,
         )  # fmt: skip
         return d
