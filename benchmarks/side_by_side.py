@@ -166,7 +166,7 @@ def our_triangle(n: int, device: Device) -> dict:
 def our_triangle_in_place(n: int, device: Device, slices: int) -> dict:
     """With dropout, added to the pair where it lies, as a trunk runs it; forward in slices, forward + backward whole."""
     unit = n * n * 128 * 2
-    row: dict[str, Any] = {"what": "triangle", "who": f"foldfit, dropout and residual, {slices} slices", "n_res": n}
+    row: dict[str, Any] = {"what": "triangle", "who": f"foldfit, dropout and residual, rows / {slices}", "n_res": n}
     bench = our_bench(n, device)
     choice = Choice("triton", n // slices, n // slices)
 
