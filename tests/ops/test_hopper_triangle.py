@@ -41,6 +41,7 @@ def test_fits_nothing_else():
     assert not hopper_triangle.fits(x, o[:64])
     assert not hopper_triangle.fits(x[:, :12].contiguous(), torch.zeros(128, 2, 12, dtype=torch.bfloat16))
     assert not hopper_triangle.fits(x, o[..., ::2])
+    assert not hopper_triangle.fits(x, o[:1].expand(128, 2, 16))
     assert not hopper_triangle.fits(x[:0], o[:, :0])
 
 
