@@ -28,15 +28,16 @@ from torch import Tensor
 from benchmarks.peers import cueq, openfold, pytorch
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import FoldfitError
-from foldfit.ops import triton_attention
+from foldfit.model import SubModule
+from foldfit.ops import KERNELS, Ops, triton_attention
 from foldfit.planner.build import make_plan
 from foldfit.planner.options import option_table
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
 from foldfit.profile.options import Bench
-from foldfit.runtime import apply
 from foldfit.runtime.job import job_of
 from foldfit.runtime.measure import measure
+from foldfit.runtime.parameters import bound, leaves_of
 from foldfit.runtime.trunk import DTYPES
 
 HEADS, DIM = 4, 32
@@ -127,10 +128,20 @@ def attention(rows: int, n: int, heads: int = HEADS, biased: bool = True) -> lis
     return found
 
 
-def our_triangle(n: int, device: Device) -> dict:
-    """Triangle multiplication (outgoing), bf16, with dropout and the residual, in place. Peaks in U, one pair tensor."""
+def triangle_row(row: dict, n: int, run: Callable[[], Tensor], z: Tensor, weights: list[Tensor]) -> dict:
+    """Forward without a graph of autograd, forward + backward to 1024. Peaks in U, one pair tensor, z and what else is new included."""
     unit = n * n * 128 * 2
-    row: dict[str, Any] = {"what": "triangle", "who": "foldfit", "n_res": n}
+    with torch.no_grad():
+        row["forward_ms"] = timed(run)
+        row["forward_peak_u"] = (peak_of(run) + unit) / unit
+    if n > 1024:
+        return row
+    both = differentiated(run, torch.randn_like(z), [z, *weights])
+    return row | {"both_ms": timed(both)} | as_graphs(run, both)
+
+
+def our_bench(n: int, device: Device) -> Bench:
+    """Triangle multiplication (outgoing), bf16, with weights that do something."""
     problem = Problem(
         stacks=(Stack("evoformer", 1, 1),), n_res=n, mode="train", precision="bf16", parameters="bf16", memory=2**40, device=device.name,
         device_type="cuda",
@@ -138,25 +149,53 @@ def our_triangle(n: int, device: Device) -> dict:
     stack = option_table(problem, replace(device, costs="modelled")).stacks[0]
     spec = next(sub.spec for sub in stack.sub_modules if sub.spec.name == "triangle_multiplication_outgoing")
     bench = Bench(problem, stack.shapes, spec)
-    call = partial(bench.call, Choice("triton", n, n))
-    target = bench.state["z"]
+    with torch.no_grad():
+        for w in bench.module.parameters():
+            w.copy_(torch.randn_like(w) * len(w) ** -0.5 if w.dim() > 1 else 1 + 0.1 * torch.randn_like(w))
+    return bench
+
+
+def our_triangle(n: int, device: Device) -> dict:
+    """The update alone, as the peers compute it."""
+    row: dict[str, Any] = {"what": "triangle", "who": "foldfit", "n_res": n}
+    bench = our_bench(n, device)
+    module = bound(bench.module, torch.bfloat16, leaves=True)
+    z, mask = bench.state["z"][0].requires_grad_(), bench.masks["z"][0]
+
+    def run(module: SubModule = module, x: Tensor = z, mask: Tensor = mask, ops: Ops = KERNELS["triton"]) -> Tensor:
+        return module.update((x,), mask, module.share(x, mask, ops), ops)
+
+    if n <= 512:
+        with torch.no_grad():
+            exact = run(bound(bench.module, torch.float64), z.double(), mask.double(), KERNELS["reference"])
+            row["error"] = relative(run(), exact)
+        del exact
+    return triangle_row(row, n, run, z, leaves_of(module))
+
+
+def our_triangle_in_place(n: int, device: Device, slices: int) -> dict:
+    """With dropout, added to the pair where it lies, as a trunk runs it; forward in slices, forward + backward whole."""
+    unit = n * n * 128 * 2
+    row: dict[str, Any] = {"what": "triangle", "who": f"foldfit, dropout and residual, rows / {slices}", "n_res": n}
+    bench = our_bench(n, device)
+    choice = Choice("triton", n // slices, n // slices)
+
+    def forward() -> None:
+        bench.forward(choice)
+
+    row["forward_ms"] = timed(forward)
+    bench.settle()
+    row["forward_peak_u"] = (peak_of(forward) + unit) / unit
+    if n > 1024 or slices > 1:
+        return row
 
     def both() -> None:
-        version, kept = apply.record(call(), bench.state)
-        apply.backward(call(), bench.state, kept, bench.grads, bench.gradients)
+        bench.back(choice)
 
-    row["forward_ms"] = timed(lambda: apply.forward(call(), bench.state, target))
-    target.normal_()
-    row["forward_peak_u"] = (peak_of(lambda: apply.forward(call(), bench.state, target)) + unit) / unit
-    target.normal_()
-    if n <= 1024:
-        row["both_ms"] = timed(both)
-    return row
+    return row | {"both_ms": timed(both)} | as_graphs(forward, both)
 
 
 def their_triangle(n: int) -> dict:
-    """The same without dropout and residual."""
-    unit = n * n * 128 * 2
     row: dict[str, Any] = {"what": "triangle", "who": "cuEq", "n_res": n}
     try:
         z = torch.randn(n, n, 128, device="cuda", dtype=torch.bfloat16).requires_grad_()
@@ -167,14 +206,9 @@ def their_triangle(n: int) -> dict:
             exact = cueq.triangle_reference(z.detach().double(), mask.double(), {k: w.detach().double() for k, w in weights.items()})
             row["error"] = relative(run().detach(), exact)
             del exact
-        with torch.no_grad():
-            row["forward_ms"] = timed(run)
-            row["forward_peak_u"] = (peak_of(run) + unit) / unit
-        if n <= 1024:
-            row["both_ms"] = timed(differentiated(run, torch.randn_like(z), [z, *weights.values()]))
+        return triangle_row(row, n, run, z, list(weights.values()))
     except ABSENT as error:
-        row["absent"] = str(error).split("\n")[0]
-    return row
+        return row | {"absent": str(error).split("\n")[0]}
 
 
 def planned(
@@ -303,7 +337,15 @@ def main() -> None:
     sizes = (256, 384, 512, 1024, 2048)
     runs: dict[str, list[Callable[[], Any]]] = {
         "attention": [partial(attention, 512, 384, 8), partial(attention, 384, 512, 8, False), *(partial(attention, n, n) for n in sizes)],
-        "triangle": [run for n in sizes for run in (partial(our_triangle, n, device), partial(their_triangle, n))],
+        "triangle": [
+            run
+            for n in sizes
+            for run in (
+                partial(our_triangle, n, device),
+                partial(their_triangle, n),
+                *(partial(our_triangle_in_place, n, device, slices) for slices in (1, 32)),
+            )
+        ],
         "step": steps(device),
         "frontier": frontier(device),
         "infer": inference(device),

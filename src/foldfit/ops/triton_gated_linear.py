@@ -1,6 +1,7 @@
 """The gated projections of triangle multiplication in one pass: layer norm, two products, the sigmoid, the mask and the layout.
 
 AF2 Suppl. Alg. 11, lines 1-2. The backward computes all of it again from the rows as they came, which are all that is kept.
+hopper_triangle.py and its backward do the same on NVIDIA Hopper, where they fit.
 Shapes: r rows, n tokens of a row, N all of them, c channels in, u out. In kernels: T tokens of a tile, C the width padded for a product,
 B columns of u at a time.
 """
@@ -12,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from foldfit.ops.triton_attention import dot, precision_of
+from foldfit.ops.triton_attention import dot, on_hopper, precision_of
 from foldfit.ops.triton_folded_norm import (
     PROGRAMS,
     Projections,
@@ -107,11 +108,18 @@ def forward(x: Tensor, mask: Tensor, projections: Projections) -> Tensor:
     """[r, u, n] that lies in memory as [u, r, n], the fastest for the product."""
     projections.check(x)
     (r, n, c), u = x.shape, projections.w.shape[1]
+    x, out = x.contiguous(), x.new_empty(u, r, n)
     f, bias = projections.fold()
-    out, tile = x.new_empty(u, r, n), tile_of(c, u, x.dtype, BEST)
+    if on_hopper(x):
+        from foldfit.ops import hopper_triangle
+
+        if hopper_triangle.fits(x, out):
+            hopper_triangle.gated(x, mask, f, bias, out)
+            return out.transpose(0, 1)
+    tile = tile_of(c, u, x.dtype, BEST)
     for first in range(0, u, tile.columns):
         gated_kernel[tile.grid(r * n)](
-            x.contiguous(), mask, f, bias, out, r * n, n, first, *mask.stride(), c, u,
+            x, mask, f, bias, out, r * n, n, first, *mask.stride(), c, u,
             C=padded(c), PRECISION=precision_of(x.dtype), **tile.options,
         )  # fmt: skip
     return out.transpose(0, 1)
@@ -122,11 +130,18 @@ def backward(d_out: Tensor, x: Tensor, mask: Tensor, projections: Projections) -
     (r, n, c), u = x.shape, projections.w.shape[1]
     if d_out.stride(2) != 1:
         d_out = d_out.contiguous()
-    (f, bias), parts, tile = projections.fold(), projections.parts(r * n), backward_tile_of(c, u, x.dtype, BEST_BACKWARD)
-    d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    x, (f, bias), parts = x.contiguous(), projections.fold(), projections.parts(r * n)
+    d_x = torch.empty_like(x)
+    if on_hopper(x):
+        from foldfit.ops import hopper_triangle_backward
+
+        if hopper_triangle_backward.fits(x, d_out.transpose(0, 1)):
+            hopper_triangle_backward.gated_backward(d_out.transpose(0, 1), x, mask, f, bias, d_x, parts)
+            return d_x, projections.reduce(parts)
+    tile = backward_tile_of(c, u, x.dtype, BEST_BACKWARD)
     for first in range(0, u, tile.columns):
         gated_backward_kernel[(len(parts),)](
-            d_out, x.contiguous(), mask, f, bias, d_x, parts, r * n, n, first, *d_out.stride()[:2], *mask.stride(), c, u,
+            d_out, x, mask, f, bias, d_x, parts, r * n, n, first, *d_out.stride()[:2], *mask.stride(), c, u,
             C=padded(c), ADD=first > 0, PRECISION=precision_of(x.dtype), **tile.options,
         )  # fmt: skip
     return d_x, projections.reduce(parts)

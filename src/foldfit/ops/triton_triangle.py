@@ -2,6 +2,7 @@
 
 AF2 Suppl. Alg. 11, lines 3-4. The product stays as the batched matrix product leaves it, [u, r, n]: no transposed copy.
 The backward computes the epilogue again, so that only the operands, the product and the rows as they came are kept.
+hopper_triangle.py and its backward do the same on NVIDIA Hopper, where they fit.
 Shapes: r rows, n tokens (all rows of the other operand), N all tokens of the rows, u channels of the product, c of the pair.
 In kernels: T tokens of a tile, C and U the widths padded for a product, B columns of c at a time.
 """
@@ -13,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from foldfit.ops.triton_attention import dot, precision_of
+from foldfit.ops.triton_attention import dot, on_hopper, precision_of
 from foldfit.ops.triton_folded_norm import (
     PROGRAMS,
     Projections,
@@ -117,11 +118,18 @@ def epilogue(o: Tensor, x: Tensor, projections: Projections) -> Tensor:
     """o [u, r, n], x [r, n, c] -> [r, n, c]."""
     projections.check(x)
     (r, n, c), u = x.shape, len(o)
-    f, bias = projections.fold()
-    out, tile = torch.empty_like(x, memory_format=torch.contiguous_format), tile_of(max(c, u), c, x.dtype, BEST)
+    x, (f, bias) = x.contiguous(), projections.fold()
+    out = torch.empty_like(x)
+    if on_hopper(x):
+        from foldfit.ops import hopper_triangle
+
+        if hopper_triangle.fits(x, o):
+            hopper_triangle.epilogue(o, x, f, bias, out)
+            return out
+    tile = tile_of(max(c, u), c, x.dtype, BEST)
     for first in range(0, c, tile.columns):
         epilogue_kernel[tile.grid(r * n)](
-            o, x.contiguous(), f, bias, out, r * n, first, c, u, C=padded(c), U=padded(u), PRECISION=precision_of(x.dtype), **tile.options
+            o, x, f, bias, out, r * n, first, c, u, C=padded(c), U=padded(u), PRECISION=precision_of(x.dtype), **tile.options
         )
     return out
 
@@ -129,11 +137,18 @@ def epilogue(o: Tensor, x: Tensor, projections: Projections) -> Tensor:
 def epilogue_backward(d_out: Tensor, o: Tensor, x: Tensor, projections: Projections) -> tuple[Tensor, Tensor, Projections]:
     """The gradients of the product, of the rows and of the parameters."""
     (r, n, c), u = x.shape, len(o)
-    (f, bias), parts, tile = projections.fold(), projections.parts(r * n), backward_tile_of(max(c, u), c, x.dtype, BEST_BACKWARD)
-    d_o, d_x = torch.empty_like(o), torch.empty_like(x, memory_format=torch.contiguous_format)
+    d_out, x, (f, bias), parts = d_out.contiguous(), x.contiguous(), projections.fold(), projections.parts(r * n)
+    d_o, d_x = torch.empty_like(o), torch.empty_like(x)
+    if on_hopper(x):
+        from foldfit.ops import hopper_triangle_backward
+
+        if hopper_triangle_backward.fits(x, o):
+            hopper_triangle_backward.epilogue_backward(d_out, o, x, f, bias, d_o, d_x, parts)
+            return d_o, d_x, projections.reduce(parts)
+    tile = backward_tile_of(max(c, u), c, x.dtype, BEST_BACKWARD)
     for first in range(0, c, tile.columns):
         epilogue_backward_kernel[(len(parts),)](
-            d_out.contiguous(), o, x.contiguous(), f, bias, d_o, d_x, parts, r * n, first, c, u,
+            d_out, o, x, f, bias, d_o, d_x, parts, r * n, first, c, u,
             C=padded(c), U=padded(u), ADD=first > 0, PRECISION=precision_of(x.dtype), **tile.options,
         )  # fmt: skip
     return d_o, d_x, projections.reduce(parts)

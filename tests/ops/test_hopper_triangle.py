@@ -1,0 +1,59 @@
+"""What of the kernels for NVIDIA Hopper can be tested without one: that they compile, and for what they are. On one: their numbers."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("triton.experimental.gluon")
+
+from foldfit.ops import hopper_triangle
+from foldfit.ops import reference as ref
+from foldfit.ops import triton_gated_linear as tg
+from foldfit.ops import triton_triangle as tt
+from tests.ops.test_triton_triangle import agree, inputs_of
+
+SHARED = 233472  # bytes of a multiprocessor's programs, a KiB of each the system's
+on_hopper = pytest.mark.skipif(
+    not (torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9), reason="needs an NVIDIA Hopper"
+)
+
+
+def test_compiles():
+    """For compute capability 9, in a process of its own without the interpreter; as many programs fit as are asked for."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.ops.compile_hopper_triangle"]
+    lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()
+    programs = 2, 1, 1, 1
+    assert len(lines) == len(programs)
+    assert all(0 < count * (int(line) + 1024) <= SHARED for line, count in zip(lines, programs, strict=True))
+
+
+def test_fits_nothing_else():
+    """What TMA cannot address, other widths and precisions, no tokens."""
+    x, o = torch.zeros(2, 16, 128, dtype=torch.bfloat16), torch.zeros(128, 2, 16, dtype=torch.bfloat16)
+    assert hopper_triangle.fits(x, o)
+    assert hopper_triangle.fits(x, o.transpose(0, 1).contiguous().transpose(0, 1))
+    assert not hopper_triangle.fits(x.float(), o.float())
+    assert not hopper_triangle.fits(x[..., :64].contiguous(), o)
+    assert not hopper_triangle.fits(x, o[:64])
+    assert not hopper_triangle.fits(x[:, :12].contiguous(), torch.zeros(128, 2, 12, dtype=torch.bfloat16))
+    assert not hopper_triangle.fits(x, o[..., ::2])
+    assert not hopper_triangle.fits(x, o[:1].expand(128, 2, 16))
+    assert not hopper_triangle.fits(x[:0], o[:, :0])
+
+
+@on_hopper
+@pytest.mark.parametrize("has_b", [True, False])
+@pytest.mark.parametrize(("r", "n"), [(1, 8), (5, 200), (64, 384)])
+def test_numbers(r, n, has_b):
+    """Tiles beyond a row's end, more tiles than programs, masks."""
+    given = inputs_of(r, n, 128, 128, has_b, torch.bfloat16)
+    assert hopper_triangle.fits(given["x"], given["a"].transpose(0, 1))
+    agree(tt.triangle_update, ref.triangle_update, given, "bf16", (r, n, 128))
+    mask = (torch.arange(r * n, device="cuda").view(r, n) % 5 != 1).to(torch.bfloat16)
+    gated = {"x": given["x"], "norm_scale": given["norm_scale"], "norm_offset": given["norm_offset"], "mask": mask, "w": given["w"],
+             "gate_w": given["gate_w"], "b": given["w_b"], "gate_b": given["gate_b"]}  # fmt: skip
+    agree(tg.gated_linear, ref.gated_linear, gated, "bf16", (r, 128, n))
