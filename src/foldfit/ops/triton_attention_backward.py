@@ -53,9 +53,9 @@ def backward_tiles(n: int, d: int, dtype: torch.dtype) -> Tiles:
 @triton.jit
 def prepare_kernel(
     do, o, gate, dgate, du, delta, n, gate_r, gate_n,
-    GATE_H: tl.constexpr, OUT_N: tl.constexpr, H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
+    GATE_H: tl.constexpr, DO_N: tl.constexpr, OUT_N: tl.constexpr, H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """T (token, head) pairs of a row: all reads and writes but delta's are one block of memory."""
+    """T (token, head) pairs of a row: all reads and writes but delta's are one block of memory. du may be where do is."""
     tiles = tl.cdiv(n * H, T)
     row = (tl.program_id(0) // tiles).to(tl.int64)
     pair = tl.program_id(0) % tiles * T + tl.arange(0, T)
@@ -65,7 +65,8 @@ def prepare_kernel(
     out = (row * n + pair // H)[:, None] * OUT_N + (pair % H)[:, None] * DIM + channel[None, :]
     gates = gate + row * gate_r + (pair // H).to(tl.int64)[:, None] * gate_n + (pair % H)[:, None] * GATE_H + channel[None, :]
     # [T, D]
-    b_do = tl.load(do + flat, mask=inside, other=0.0).to(tl.float32)
+    b_do = tl.load(do + (row * n + pair // H)[:, None] * DO_N + (pair % H)[:, None] * DIM + channel[None, :], mask=inside, other=0.0)
+    b_do = b_do.to(tl.float32)
     b_o = tl.load(o + flat, mask=inside, other=0.0).to(tl.float32)
     sigmoid = 1 / (1 + tl.exp2(tl.load(gates, mask=inside, other=0.0).to(tl.float32) * -LOG2E))
     tl.store(du + out, (b_do * sigmoid).to(du.dtype.element_ty), mask=inside)
@@ -329,6 +330,16 @@ def dq_kernel(
     tl.store(dq, (acc * scale).to(dq.dtype.element_ty), mask=inside)
 
 
+def prepare(do: Tensor, gate: Tensor, o: Tensor, grads: Tensor, delta: Tensor) -> None:
+    """do and o [r, n, h, d] -> du and dgate into grads [r, n, 4, h, d], delta [r, h, n]. do may be where du will be."""
+    r, n, h, d = o.shape
+    pairs = 128  # (token, head) pairs a program
+    prepare_kernel[(r * triton.cdiv(n * h, pairs),)](
+        do, o, gate, grads[:, :, 3], grads, delta, n, gate.stride(0), gate.stride(1),
+        GATE_H=gate.stride(2), DO_N=do.stride(1), OUT_N=4 * h * d, H=h, DIM=d, D=padded_dim(d), T=pairs, num_warps=4,
+    )  # fmt: skip
+
+
 def attention_backward(
     do: Tensor,
     q: Tensor,
@@ -343,23 +354,34 @@ def attention_backward(
     want_bias: bool = True,
     tiles: Tiles | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """do and o [r, n, h, d], lse [r, h, n] fp32, the forward's inputs -> d [r, n, 4, h, d] of q, k, v, gate, and dbias [n, h, n] or None.
+    """do and o [r, n, h, d], lse [r, h, n], the forward's inputs -> gradients [r, n, 4, h, d] of q, k, v, gate; dbias [n, h, n]."""
+    r, n, h, d = q.shape
+    grads, delta = torch.empty(r, n, 4, h, d, dtype=q.dtype, device=q.device), torch.empty_like(lse)
+    prepare(do.contiguous(), gate, o, grads, delta)
+    return grads, differentiate(grads, delta, q, k, v, bias, mask, lead, lse, want_bias, tiles)
 
-    Beside what it returns it allocates delta, 4 r h n bytes, the bias twice where its rows are not aligned, once
-    transposed, and, while dk and dv are not there yet, the row groups' partial dbias, at most half as large as q.
+
+def differentiate(
+    grads: Tensor,
+    delta: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    lead: Tensor | None,
+    lse: Tensor,
+    want_bias: bool = True,
+    tiles: Tiles | None = None,
+) -> Tensor | None:
+    """grads [r, n, 4, h, d] with du and dgate in its first and last part, and delta -> dq, dk and dv into the first three; dbias [n, h, n].
+
+    Beside what it returns it allocates the bias twice where its rows are not aligned, once transposed, and, while dk and dv are not
+    there yet, the row groups' partial dbias, at most half as large as q.
     """
     r, n, h, d = q.shape
     tiles = tiles or backward_tiles(n, d, q.dtype)
-    do = do.contiguous()
-    grads = torch.empty(r, n, 4, h, d, dtype=q.dtype, device=q.device)
-    dq, dk, dv, dgate = grads.unbind(2)
-    delta = torch.empty_like(lse)
-    pairs = 128  # (token, head) pairs a program
-    prepare_kernel[(r * triton.cdiv(n * h, pairs),)](
-        do, o, gate, dgate, dq, delta, n, gate.stride(0), gate.stride(1),
-        GATE_H=gate.stride(2), OUT_N=4 * h * d, H=h, DIM=d, D=padded_dim(d), T=pairs, num_warps=4,
-    )  # fmt: skip
-    del do
+    dq, dk, dv, _ = grads.unbind(2)
     du = dq  # until dq_kernel overwrites it, tile by tile
     has_bias = bias is not None
     strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)
@@ -399,4 +421,4 @@ def attention_backward(
         q, k, v, by_query, mask, lead, lse, delta, dq, r, n, *strides, bias_n, *mask_strides, d**-0.5,
         **common, Q=tile.queries, K=tile.keys, HAS_BIAS=has_bias, EVEN=n % tile.keys == 0, **tile.options,
     )  # fmt: skip
-    return grads, dbias
+    return dbias

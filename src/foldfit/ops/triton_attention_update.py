@@ -1,0 +1,108 @@
+"""Gated attention from rows to their update: layer norm, projections, attention, output projection.
+
+AF2 Suppl. Alg. 7, 8, 13, 14. Four projections are one matrix product, and the attention reads them where they are left. The backward
+lets go of a tensor once nothing reads it any more, and computes the norm's result again.
+Shapes: r rows, n tokens, N all of them, c channels, h heads, d head dim, e = h d.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foldfit.ops import triton_attention_ends as ends
+from foldfit.ops import triton_layer_norm
+from foldfit.ops.triton_attention import attention_forward, check, leading_keys
+from foldfit.ops.triton_attention_backward import differentiate, prepare
+
+
+def project(x: Tensor, scale: Tensor, offset: Tensor, weights: tuple[Tensor, ...], gating_b: Tensor | None) -> tuple[Tensor, Tensor]:
+    """x [r, n, c], weights of q, k, v and gate [c, h, d] -> theirs in one, [c, 4 e], and what they project to, [r, n, 4, h, d]."""
+    (r, n, c), (_, h, d) = x.shape, weights[0].shape
+    w = torch.cat([part.flatten(1) for part in weights], 1)
+    y = triton_layer_norm.forward(x, scale, offset).view(-1, c)
+    if gating_b is None:  # AF3 has none
+        return w, (y @ w).view(r, n, 4, h, d)
+    return w, torch.addmm(torch.cat([gating_b.new_zeros(3 * h * d), gating_b.flatten()]), y, w).view(r, n, 4, h, d)
+
+
+def forward(
+    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor,
+    gating_b: Tensor | None, output_w: Tensor, output_b: Tensor | None, bias: Tensor | None, mask: Tensor, keep: bool,
+) -> tuple[Tensor, list[Any]]:  # fmt: skip
+    """The update, and what a backward needs beside the arguments."""
+    w, projected = project(x, norm_scale, norm_offset, (query_w, key_w, value_w, gating_w), gating_b)
+    q, k, v, gate = projected.unbind(2)
+    check(q, k, v, gate, bias, mask)
+    lead = leading_keys(mask)
+    o, lse = attention_forward(q, k, v, gate, bias, mask, lead, keep)
+    kept = [w, projected, lead, o, lse] if keep else []
+    del w, projected, q, k, v, gate
+    flat, output_w = o.flatten(0, 1).flatten(1), output_w.flatten(0, 1)
+    return (flat @ output_w if output_b is None else torch.addmm(output_b, flat, output_w)).view_as(x), kept
+
+
+class AttentionUpdate(torch.autograd.Function):
+    """Keeps its input, the projections and the attention's output."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        x, norm_scale, norm_offset, *_, output_w, output_b, bias, mask = given
+        ctx.biased = output_b is not None
+        ctx.save_for_backward(x, norm_scale, norm_offset, output_w, bias, mask)
+        update, ctx.kept = forward(*given, keep=True)
+        return update
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, offset, output_w, bias, mask = ctx.saved_tensors
+        w, projected, lead, o, lse = ctx.kept
+        del ctx.kept  # here, and not by autograd in the end: they are let go of one by one
+        (h, d), c = o.shape[2:], x.shape[2]
+        d_output_w = (o.view(-1, h * d).t() @ g.reshape(-1, c)).view_as(output_w)
+        grads, delta = torch.empty_like(projected), torch.empty_like(lse)
+        d_gating_b, d_output_b = open_gate(g.contiguous(), output_w, o, projected, grads, delta, ctx.biased)
+        del o
+        d_bias = differentiate(grads, delta, *projected.unbind(2)[:3], bias, mask, lead, lse)
+        del projected, lse, delta
+        flat = grads.view(-1, 4 * h * d)
+        d_x, y, d_scale, d_offset = through_norm(flat, w, x.contiguous(), scale, offset)
+        d_w = (y.view(-1, c).t() @ flat).view(c, 4, h, d).unbind(1)
+        return d_x, d_scale, d_offset, *d_w, d_gating_b, d_output_w, d_output_b, d_bias, None
+
+
+def open_gate(g: Tensor, w: Tensor, o: Tensor, projected: Tensor, grads: Tensor, delta: Tensor, biased: bool) -> tuple[Tensor | None, ...]:
+    """As triton_attention_ends.py's, by the library's products where that has no kernel."""
+    if ends.fits(g):
+        return ends.open_gate(g, w, o, projected, grads, delta, biased)
+    (r, n, h, d), c = o.shape, g.shape[2]
+    flat = grads.view(-1, 4 * h * d)
+    torch.mm(g.view(-1, c), w.flatten(0, 1).t(), out=flat[:, : h * d])
+    prepare(grads[:, :, 0], projected[:, :, 3], o, grads, delta)
+    if not biased:
+        return None, None
+    ones = g.new_ones(1, r * n)
+    return (ones @ flat[:, 3 * h * d :]).view(h, d), (ones @ g.view(-1, c))[0]
+
+
+def through_norm(grads: Tensor, w: Tensor, x: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As triton_attention_ends.py's, by the library's product where that has no kernel."""
+    if ends.fits(x):
+        return ends.through_norm(grads, w, x, scale, offset)
+    d_x = (grads @ w.t()).view_as(x)
+    d_scale, d_offset = triton_layer_norm.differentiate(d_x, x, scale, d_x).to(scale.dtype)
+    return d_x, triton_layer_norm.forward(x, scale, offset), d_scale, d_offset
+
+
+def attention(
+    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor,
+    gating_b: Tensor | None, output_w: Tensor, output_b: Tensor | None, bias: Tensor | None, mask: Tensor,
+) -> Tensor:  # fmt: skip
+    """x [r, n, c], bias [n, h, k] or None, mask [r, n] -> the update, [r, n, c]. Biases of gate and output both or neither.
+
+    Errors: see triton_attention.py's `check`.
+    """
+    given = x, norm_scale, norm_offset, query_w, key_w, value_w, gating_w, gating_b, output_w, output_b, bias, mask
+    if torch.is_grad_enabled():
+        return AttentionUpdate.apply(*given)  # type: ignore[no-any-return]
+    return forward(*given, keep=False)[0]
