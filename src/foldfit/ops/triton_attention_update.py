@@ -50,7 +50,7 @@ class AttentionUpdate(torch.autograd.Function):
         x, norm_scale, norm_offset, *_, output_w, output_b, bias, mask = given
         ctx.biased = output_b is not None
         ctx.save_for_backward(x, norm_scale, norm_offset, output_w, bias, mask)
-        update, ctx.kept = forward(*given, keep=True)
+        update, ctx.kept = forward(*given, True)  # type: ignore[call-arg]
         return update
 
     @staticmethod
@@ -63,8 +63,9 @@ class AttentionUpdate(torch.autograd.Function):
         grads, delta = torch.empty_like(projected), torch.empty_like(lse)
         d_gating_b, d_output_b = open_gate(g.contiguous(), output_w, o, projected, grads, delta, ctx.biased)
         del o
-        d_bias = differentiate(grads, delta, *projected.unbind(2)[:3], bias, mask, lead, lse)
-        del projected, lse, delta
+        q, k, v, gate = projected.unbind(2)
+        d_bias = differentiate(grads, delta, q, k, v, bias, mask, lead, lse)
+        del projected, q, k, v, gate, lse, delta
         flat = grads.view(-1, 4 * h * d)
         d_x, y, d_scale, d_offset = through_norm(flat, w, x.contiguous(), scale, offset)
         d_w = (y.view(-1, c).t() @ flat).view(c, 4, h, d).unbind(1)
@@ -105,4 +106,4 @@ def attention(
     given = x, norm_scale, norm_offset, query_w, key_w, value_w, gating_w, gating_b, output_w, output_b, bias, mask
     if torch.is_grad_enabled():
         return AttentionUpdate.apply(*given)  # type: ignore[no-any-return]
-    return forward(*given, keep=False)[0]
+    return forward(*given, False)[0]
