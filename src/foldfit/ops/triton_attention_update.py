@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldfit.ops import triton_attention_ends as ends
 from foldfit.ops import triton_layer_norm
 from foldfit.ops.triton_attention import attention_forward, check, leading_keys
-from foldfit.ops.triton_attention_backward import differentiate, prepare
+from foldfit.ops.triton_attention_backward import differentiate, gate_parts, prepare
 
 
 def project(x: Tensor, scale: Tensor, offset: Tensor, weights: tuple[Tensor, ...], gating_b: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -59,40 +58,33 @@ class AttentionUpdate(torch.autograd.Function):
         w, projected, lead, o, lse = ctx.kept
         del ctx.kept  # here, and not by autograd in the end: they are let go of one by one
         (h, d), c = o.shape[2:], x.shape[2]
-        d_output_w = (o.view(-1, h * d).t() @ g.reshape(-1, c)).view_as(output_w)
+        g = g.reshape(-1, c)
+        d_output_w = (o.view(-1, h * d).t() @ g).view_as(output_w)
         grads, delta = torch.empty_like(projected), torch.empty_like(lse)
-        d_gating_b, d_output_b = open_gate(g.contiguous(), output_w, o, projected, grads, delta, ctx.biased)
+        d_gating_b, d_output_b = through_gate(g, output_w, o, projected, grads, delta, ctx.biased)
         del o
         q, k, v, gate = projected.unbind(2)
         d_bias = differentiate(grads, delta, q, k, v, bias, mask, lead, lse)
         del projected, q, k, v, gate, lse, delta
         flat = grads.view(-1, 4 * h * d)
-        d_x, y, d_scale, d_offset = through_norm(flat, w, x.contiguous(), scale, offset)
+        d_x = (flat @ w.t()).view_as(x)
+        y = torch.empty_like(d_x)
+        d_scale, d_offset = triton_layer_norm.differentiate(d_x, x.contiguous(), scale, d_x, offset, y).to(scale.dtype)
         d_w = (y.view(-1, c).t() @ flat).view(c, 4, h, d).unbind(1)
         return d_x, d_scale, d_offset, *d_w, d_gating_b, d_output_w, d_output_b, d_bias, None
 
 
-def open_gate(g: Tensor, w: Tensor, o: Tensor, projected: Tensor, grads: Tensor, delta: Tensor, biased: bool) -> tuple[Tensor | None, ...]:
-    """As triton_attention_ends.py's, by the library's products where that has no kernel."""
-    if ends.fits(g):
-        return ends.open_gate(g, w, o, projected, grads, delta, biased)
-    (r, n, h, d), c = o.shape, g.shape[2]
-    flat = grads.view(-1, 4 * h * d)
-    torch.mm(g.view(-1, c), w.flatten(0, 1).t(), out=flat[:, : h * d])
-    prepare(grads[:, :, 0], projected[:, :, 3], o, grads, delta)
-    if not biased:
+def through_gate(
+    g: Tensor, w: Tensor, o: Tensor, projected: Tensor, grads: Tensor, delta: Tensor, biased: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """From the gradient of the update, g [N, c], to du and dgate, in the first and last part of grads [r, n, 4, h, d], and delta
+    [r, h, n]. Returns the gradients of the biases, [h, d] and [c], if `biased`."""
+    torch.mm(g, w.flatten(0, 1).t(), out=grads.view(len(g), -1)[:, : o[0, 0].numel()])
+    parts = gate_parts(o) if biased else None
+    prepare(grads[:, :, 0], projected[:, :, 3], o, grads, delta, parts)
+    if parts is None:
         return None, None
-    ones = g.new_ones(1, r * n)
-    return (ones @ flat[:, 3 * h * d :]).view(h, d), (ones @ g.view(-1, c))[0]
-
-
-def through_norm(grads: Tensor, w: Tensor, x: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As triton_attention_ends.py's, by the library's product where that has no kernel."""
-    if ends.fits(x):
-        return ends.through_norm(grads, w, x, scale, offset)
-    d_x = (grads @ w.t()).view_as(x)
-    d_scale, d_offset = triton_layer_norm.differentiate(d_x, x, scale, d_x).to(scale.dtype)
-    return d_x, triton_layer_norm.forward(x, scale, offset), d_scale, d_offset
+    return triton_layer_norm.sum_parts(parts, g.dtype), (g.new_ones(1, len(g)) @ g)[0]
 
 
 def attention(

@@ -14,8 +14,8 @@ from torch import Tensor
 EPSILON = tl.constexpr(1e-5)
 TILE = 4096
 """Values of a tile: 32 for each thread of four warps."""
-PROGRAMS = 528
-"""Of a backward, at most, each with its partial sums: four for each of the 132 multiprocessors of an H200."""
+PROGRAMS = 396
+"""Of a backward, at most, each with its partial sums: three for each of the 132 multiprocessors of an H100."""
 ELEMENTS_EACH = 128
 """Of a program of the backward, at least: its partial sums are then little beside what it reads."""
 
@@ -44,8 +44,8 @@ def forward_kernel(x, scale, offset, y, elements, c, T: tl.constexpr, C: tl.cons
 
 
 @triton.jit
-def backward_kernel(d_y, x, scale, d_x, sums, elements, c, T: tl.constexpr, C: tl.constexpr):
-    """sums [programs, 2, c] in fp32: of the scale's and the offset's gradients."""
+def backward_kernel(d_y, x, scale, offset, d_x, y, sums, elements, c, T: tl.constexpr, C: tl.constexpr, HAS_Y: tl.constexpr):
+    """sums [programs, 2, c] in fp32: of the scale's and the offset's gradients; y: the forward's result once more."""
     channel = tl.arange(0, C)
     real = channel < c
     # [C]
@@ -59,6 +59,9 @@ def backward_kernel(d_y, x, scale, d_x, sums, elements, c, T: tl.constexpr, C: t
         inside = (element < elements)[:, None] & real[None, :]
         d = tl.load(d_y + at, mask=inside, other=0.0).to(tl.float32)
         hat, inverse = normalised(tl.load(x + at, mask=inside, other=0.0).to(tl.float32), c, C)
+        if HAS_Y:
+            b_offset = tl.load(offset + channel, mask=real, other=0.0).to(tl.float32)
+            tl.store(y + at, (hat * b_scale[None, :] + b_offset[None, :]).to(y.dtype.element_ty), mask=inside)
         of_scale += d * hat
         of_offset += d
         d *= b_scale[None, :]
@@ -66,6 +69,25 @@ def backward_kernel(d_y, x, scale, d_x, sums, elements, c, T: tl.constexpr, C: t
         tl.store(d_x + at, d.to(d_x.dtype.element_ty), mask=inside)
     tl.store(sums + tl.program_id(0) * 2 * c + channel, tl.sum(of_scale, 0), mask=real)
     tl.store(sums + tl.program_id(0) * 2 * c + c + channel, tl.sum(of_offset, 0), mask=real)
+
+
+@triton.jit
+def sum_kernel(parts, out, count, width, B: tl.constexpr, W: tl.constexpr):
+    """parts [count, width] in fp32, summed over the first axis in the order in which they lie."""
+    column = tl.program_id(0) * W + tl.arange(0, W)
+    total = tl.zeros([B, W], tl.float32)
+    for start in range(0, count, B):
+        part = start + tl.arange(0, B)
+        at = part.to(tl.int64)[:, None] * width + column[None, :]
+        total += tl.load(parts + at, mask=(part < count)[:, None] & (column < width)[None, :], other=0.0)
+    tl.store(out + column, tl.sum(total, 0).to(out.dtype.element_ty), mask=column < width)
+
+
+def sum_parts(parts: Tensor, dtype: torch.dtype) -> Tensor:
+    """What programs left, [count, ...] in fp32 -> their sum, [...]."""
+    out = torch.empty(parts.shape[1:], dtype=dtype, device=parts.device)
+    sum_kernel[(triton.cdiv(out.numel(), 16),)](parts, out, len(parts), out.numel(), B=128, W=16, num_warps=4)
+    return out
 
 
 def tiling(c: int) -> dict[str, int]:
@@ -80,14 +102,17 @@ def normalise(x: Tensor, scale: Tensor, offset: Tensor, y: Tensor) -> None:
     forward_kernel[(triton.cdiv(elements, tile["T"]),)](x, scale, offset, y, elements, c, **tile, num_warps=4)
 
 
-def differentiate(d_y: Tensor, x: Tensor, scale: Tensor, d_x: Tensor) -> Tensor:
-    """Into d_x, which may be d_y; all contiguous. Returns the gradients of scale and offset, [2, c] in fp32."""
+def differentiate(d_y: Tensor, x: Tensor, scale: Tensor, d_x: Tensor, offset: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+    """Into d_x, which may be d_y; all contiguous. Returns the gradients of scale and offset, [2, c] in fp32. With y and offset, the
+    norm's result into y as well."""
     c = x.shape[-1]
     elements = x.numel() // c
     programs = min(PROGRAMS, max(1, elements // ELEMENTS_EACH))
     sums = torch.empty(programs, 2, c, dtype=torch.float32, device=x.device)
-    backward_kernel[(programs,)](d_y, x, scale, d_x, sums, elements, c, **tiling(c), num_warps=4)
-    return sums.sum(0)
+    backward_kernel[(programs,)](
+        d_y, x, scale, offset, d_x, y, sums, elements, c, **tiling(c), HAS_Y=y is not None, num_warps=4, num_stages=2
+    )
+    return sum_parts(sums, torch.float32)
 
 
 def forward(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
