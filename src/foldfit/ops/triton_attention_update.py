@@ -12,7 +12,8 @@ from torch import Tensor
 
 from foldfit.ops import triton_layer_norm
 from foldfit.ops.triton_attention import attention_forward, check, leading_keys
-from foldfit.ops.triton_attention_backward import differentiate, gate_parts, prepare
+from foldfit.ops.triton_attention_backward import differentiate
+from foldfit.ops.triton_attention_gate import gate_parts, prepare
 
 
 def project(x: Tensor, scale: Tensor, offset: Tensor, weights: tuple[Tensor, ...], gating_b: Tensor | None) -> tuple[Tensor, Tensor]:
