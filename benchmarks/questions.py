@@ -1,4 +1,4 @@
-"""The study's open questions, asked of the planner: every figure predicted from costs measured on an H200, none of them run.
+"""The study's open questions, asked of the planner: plans on costs measured on an H100, none of them run as a whole.
 
 python benchmarks/questions.py            # asks again: benchmarks/results/questions.json, and docs/questions.md of it
 python benchmarks/questions.py --page     # docs/questions.md alone, of the figures that are there
@@ -7,6 +7,7 @@ python benchmarks/questions.py --page     # docs/questions.md alone, of the figu
 import argparse
 import datetime
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -15,23 +16,31 @@ from foldfit._version import __version__
 from foldfit.bench.runner import only
 from foldfit.cost.database import Costs, find_costs, load_costs
 from foldfit.cost.devices import GPUS, Device, find_device
+from foldfit.cost.sample import name_of
 from foldfit.errors import DoesNotFit
-from foldfit.planner.build import make_plan
+from foldfit.planner.build import chain_of, make_plan
+from foldfit.planner.chain import solve
 from foldfit.planner.lengths import least
 from foldfit.planner.options import OptionTable, option_table
+from foldfit.planner.table import Forward, Record
 from foldfit.plans import Plan, write_text
 from foldfit.problem import Problem, Stack
+from foldfit.stacks import stack_spec
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "questions.json"
-MEASURED = ROOT / "src" / "foldfit" / "cost" / "measured" / "H200.json"
+MEASURED = ROOT / "src" / "foldfit" / "cost" / "measured" / "H100.json"
+COMPILED = ROOT / "benchmarks" / "results" / "compiled_h100.json"
+"""Of benchmarks/compiled.py."""
 PAGE = ROOT / "docs" / "questions.md"
 SHAPES = ((128, 256), (512, 256), (512, 384))
 GIB = 2**30
 SIZES = (8, 12, 16, 24, 32, 40, 48, 80, 131)
 """GiB; the last is what a card of 141 GB has."""
+COMPILED_SIZES = (8, 12, 24, 79)
 KERNELS: dict[str, tuple[str, ...]] = {"reference": ("reference",), "and SDPA": ("reference", "sdpa"), "and Triton": ()}
 EVERYTHING = 2**50
+MSA_ATTENTIONS = ("msa_row_attention_with_pair_bias", "msa_column_attention")
 
 
 def table_of(shape: tuple[int, int], device: Device, launch: str, kernels: tuple[str, ...] = ()) -> OptionTable:
@@ -91,36 +100,83 @@ def slicing(table: OptionTable) -> list[dict]:
 def filling(costs: Costs) -> list[dict]:
     """From the samples themselves: seconds of forward and backward in slices, against whole."""
     found: dict[tuple, dict[int, float]] = {}
+    names = {name_of(sub) for sub in stack_spec("evoformer").sub_modules}
     for s in costs.samples:
-        if s.precision == "bf16" and all(lengths in (SHAPES[-1], (SHAPES[-1][1],) * 2) for lengths in s.axes.values()):
+        if (
+            s.sub_module in names
+            and s.precision == "bf16"
+            and all(lengths in (SHAPES[-1], (SHAPES[-1][1],) * 2) for lengths in s.axes.values())
+        ):
             found.setdefault((s.sub_module.split()[0], s.kernel), {})[s.rows] = s.forward + s.backward
+    order = [sub.name for sub in stack_spec("evoformer").sub_modules]
     return [
         {"sub_module": name, "kernel": kernel, "rows": max(rows), "ratio": {str(r): t / rows[max(rows)] for r, t in sorted(rows.items())}}
-        for (name, kernel), rows in found.items()
+        for (name, kernel), rows in sorted(found.items(), key=lambda each: order.index(each[0][0]))
     ]
 
 
+def measured_whole(who: str) -> dict[str, dict] | None:
+    """The options of each sub-module by the reference kernels, by those compiled or by Triton's, as benchmarks/compiled.py measured them
+    side by side; None where one is missing."""
+    found = json.loads(COMPILED.read_text())["rows"] if COMPILED.is_file() else []
+    rows = {r["sub_module"]: r for r in found if r["who"] == who and "both_ms" in r}
+    return rows if len(rows) == len(stack_spec("evoformer").sub_modules) else None
+
+
+def compiled() -> list[dict]:
+    """What torch.compile does to the plan: 48 blocks of sub-modules that run whole, kept or recomputed."""
+    chain, out = chain_of(table_of(SHAPES[-1], find_device("H100"), "graph", ("reference",))), []
+    ((stage, blocks),) = chain.runs
+    for who in ("reference", "compiled", "triton"):
+        rows = measured_whole(who)
+        if not rows:
+            continue
+        subs = []
+        for sub in stage.subs:
+            r = rows[sub.name]
+            forward, back = r["forward_ms"] / 1e3, (r["both_ms"] - r["forward_ms"]) / 1e3
+            keep = Record(max(r["inter"], r["saved"]), r["saved"], r["back"], forward, back, "kept")
+            again = Record(r["forward"], 0, max(r["inter"], r["back"]), forward, forward + back, "recomputed")
+            subs.append(replace(sub, forward=(Forward(r["forward"], forward, "run"),), record=(keep, again)))
+        whole = replace(chain, runs=((replace(stage, subs=tuple(subs)), blocks),))
+        found: dict[str, dict | None] = {}
+        for size in COMPILED_SIZES:
+            try:
+                solution = solve(whole, size * GIB)
+                passes = sum(step.startswith(("run", "record")) for step in solution.schedule) / blocks
+                found[str(size)] = {"seconds": solution.seconds, "passes": passes, "gap": solution.gap}
+            except DoesNotFit:
+                found[str(size)] = None
+        total = {key: sum(r[key] for r in rows.values()) for key in ("forward_ms", "both_ms", "saved")}
+        largest = max(rows.values(), key=lambda r: r["back"])
+        out.append({
+            "kernels": who, **total, "back": largest["back"], "where": largest["sub_module"], "at": found,
+            "error": max(r["error"] for r in rows.values()), "first_s": sum(r["first_s"] for r in rows.values()),
+        })  # fmt: skip
+    return out
+
+
 def ask() -> dict:
-    h200 = find_device("H200")
-    assert find_costs(h200) is not None, "the shipped costs of the H200"
-    tables = {shape: table_of(shape, h200, "graph") for shape in SHAPES}
+    h100 = find_device("H100")
+    assert find_costs(h100) is not None, "the shipped costs of the H100"
+    tables = {shape: table_of(shape, h100, "graph") for shape in SHAPES}
     big = tables[SHAPES[-1]]
     low, high = least(big), figures(make_plan(big))["peak"]
     limits = [round(low * (high / low) ** (i / 11)) for i in range(12)]
     costs = load_costs(MEASURED)
     out = {
         "costs": f"{costs.date}, torch {costs.versions['torch']}", "state": sum(big.stacks[0].state.values()),
-        "slicing": {name: slicing(table_of(SHAPES[-1], h200, "graph", kernels)) for name, kernels in KERNELS.items() if name != "and SDPA"},
+        "slicing": {name: slicing(table_of(SHAPES[-1], h100, "graph", kernels)) for name, kernels in KERNELS.items() if name != "and SDPA"},
         "filling": filling(costs),
         "passes": [{"limit": limit} | found for limit in limits if (found := planned(big, limit))],
         "kernels": [], "keeping": [], "sizes": [], "cards": [],
     }  # fmt: skip
     for name, kernels in KERNELS.items():
-        table = table_of(SHAPES[-1], h200, "graph", kernels)
+        table = table_of(SHAPES[-1], h100, "graph", kernels)
         cells = {str(size): planned(table, size * GIB) for size in (4, 12, 80)}
         out["kernels"].append({"kernels": name, "least": least(table), "where": where(table), "at": cells})
         for shape in SHAPES:
-            own = table_of(shape, h200, "graph", kernels)
+            own = table_of(shape, h100, "graph", kernels)
             out["keeping"].append({"kernels": name, "shape": shape} | figures(make_plan(own)))
     for shape, table in tables.items():
         for size in SIZES:
@@ -128,11 +184,12 @@ def ask() -> dict:
                 {"shape": shape, "GiB": size, "auto": planned(table, size * GIB), "large": planned(table, size * GIB, "large")}
             )
     for card in sorted(GPUS, key=lambda d: (d.memory, d.name)):
-        table = table_of(SHAPES[-1], card, "eager")
+        table = table_of(SHAPES[-1], replace(card, costs="modelled"), "eager")
         room = card.memory - card.reserved
         out["cards"].append(
             {"card": card.name, "memory": card.memory, "auto": planned(table, room), "large": planned(table, room, "large")}
         )
+    out["compiled"] = compiled()
     return {"benchmark": "questions", "foldfit": __version__, "date": datetime.date.today().isoformat()} | out
 
 
@@ -147,9 +204,9 @@ def main() -> None:
 HEAD = """# The study's open questions
 
 The study ends with questions. Here they are put to the planner, for its largest training step: 48 Evoformer blocks with dropout at
-n_seq 512, n_res 384 (other shapes where named), bf16, on an H200. `python benchmarks/questions.py` -> `benchmarks/results/questions.json`
-(foldfit {foldfit}, {date}), which every figure of this page is from. **Nothing here was run as a whole**: bytes are promises, seconds are
-the planner's, from the options measured one by one on an H200 (`src/foldfit/cost/measured/H200.json`, {costs}, CUDA
+n_seq 512, n_res 384 (other shapes where named), bf16, on an H100. `python benchmarks/questions.py` -> `benchmarks/results/questions.json`
+(foldfit {foldfit}, {date}), which every figure of this page is from. **Plans were not run here**: bytes are promises, seconds are
+the planner's, from the options measured one by one on an H100 (`src/foldfit/cost/measured/H100.json`, {costs}, CUDA
 graphs), or, where it says so, modelled. What whole runs took is in [performance](performance.md).
 """
 
@@ -207,24 +264,23 @@ last columns are the thinnest slices that cost at most 5 % more time, and what t
 
 
 def filling_part(found: dict) -> str:
-    parts = (1, 2, 4, 8, 16, 32)
-    rows = []
-    for r in found["filling"]:
-        ratio = {round(r["rows"] / int(n)): f"{x:.2f}" for n, x in r["ratio"].items()}
-        rows.append((r["sub_module"], r["kernel"], *(ratio.get(k, "") for k in parts)))
-    reference = [r for r in found["filling"] if r["kernel"] == "reference"]
+    parts = (1, 4, 16)
+
+    def ratios(rows: list[dict], part: int) -> list[float]:
+        return [t for r in rows for n, t in r["ratio"].items() if round(r["rows"] / int(n)) == part]
+
+    lines = [(r["sub_module"], r["kernel"], *(f"{x:.2f}" for k in parts for x in ratios([r], k)[:1])) for r in found["filling"]]
+    attention = [r for r in found["filling"] if r["kernel"] == "reference" and r["sub_module"] in MSA_ATTENTIONS]
     fused = [r for r in found["filling"] if r["kernel"] == "triton"]
-    half = max(t for r in found["filling"] for n, t in r["ratio"].items() if round(r["rows"] / int(n)) == 2)
-    attention = [r for r in reference if r["sub_module"].startswith("msa_") and "attention" in r["sub_module"]]
-    eighth = max(t for r in attention for n, t in r["ratio"].items() if round(r["rows"] / int(n)) == 8)
-    thin = [t for r in fused for n, t in r["ratio"].items() if round(r["rows"] / int(n)) == 32]
+    quarter, sixteenth = ratios(fused, 4), ratios(fused, 16)
     return f"""## How large a slice already fills the device?
 
-Half of the rows nearly does, everywhere: two slices cost at most {percent(half)} more than one. Of the MSA attentions by PyTorch's
-kernels an eighth does ({percent(eighth)}). Faster kernels need larger slices: in 32 slices Triton's take {min(thin):.1f} to {max(thin):.1f} times as long.
-Measured, forward and backward of one sub-module in 1 to 32 slices, against whole:
+Of the MSA attentions by PyTorch's kernels a quarter of the rows does ({percent(max(ratios(attention, 4)))} more time at most), and a sixteenth nearly
+({percent(max(ratios(attention, 16)))}). Faster kernels need larger slices: in 4 of them Triton's take {min(quarter):.2f} to {max(quarter):.2f} times as long, in 16
+{min(sixteenth):.1f} to {max(sixteenth):.1f} times. So the planner slices the attentions first, and the triangle multiplications last.
+Measured, forward and backward of one sub-module in 1, 4 and 16 slices, against whole:
 
-{grid(("sub-module", "kernel", *(f"1/{k}" if k > 1 else "whole" for k in parts)), rows)}
+{grid(("sub-module", "kernel", *(f"1/{k}" if k > 1 else "whole" for k in parts)), lines)}
 """
 
 
@@ -264,7 +320,31 @@ kernels. Milliseconds, and passes a block:
 
 {grid(("kernels", "least GiB", *(f"{s} GiB" for s in sizes)), rows)}
 
-torch.compile is no option of our table, so this does not answer for it.
+{compiled_part(found.get("compiled", []))}"""
+
+
+def compiled_part(rows: list[dict]) -> str:
+    by = {r["kernels"]: r for r in rows}
+    if len(by) < 3:
+        return "torch.compile is no option of our table, so this does not answer for it.\n"
+    reference, compiled, triton = (by[name] for name in ("reference", "compiled", "triton"))
+    of = reference["at"]["12"]["seconds"], compiled["at"]["12"]["seconds"], triton["at"]["12"]["seconds"]
+    lines = [
+        (
+            r["kernels"], f"{r['forward_ms']:.1f}", f"{r['both_ms']:.1f}", mib(r["saved"]), f"{mib(r['back'])} ({r['where']})",
+            *(timed(r["at"][str(size)]) for size in COMPILED_SIZES),
+        )
+        for r in rows
+    ]  # fmt: skip
+    return f"""torch.compile makes each sub-module of PyTorch's own steps faster, and changes what it keeps: a block takes
+{reference["both_ms"] / compiled["both_ms"]:.2f} times less, forward and backward, and keeps {percent(compiled["saved"] / reference["saved"])} more for its backward; Triton's kernels
+{reference["both_ms"] / triton["both_ms"]:.2f} times less, and {percent(triton["saved"] / reference["saved"])}. The plan of 48 blocks in 12 GiB follows: {of[0] / of[1]:.2f} times as fast compiled, {of[0] / of[2]:.2f} by
+Triton. For that it compiles: {compiled["first_s"]:.0f} s in all for the nine sub-modules at one size. Each sub-module was run whole on one H100, by PyTorch's steps, by the
+same compiled, and by Triton, forward and backward, beside each other (`python benchmarks/compiled.py` ->
+`benchmarks/results/compiled_h100.json`; {compiled["error"]:.2%} from fp64 at most, the reference {reference["error"]:.2%}, Triton {triton["error"]:.2%}), and its
+bytes and seconds given to the planner as its only options, kept or recomputed:
+
+{grid(("kernels", "forward ms", "with backward", "kept MiB", "backward's largest MiB", *(f"{s} GiB" for s in COMPILED_SIZES)), lines)}
 """
 
 
@@ -291,12 +371,12 @@ def sizes_part(found: dict) -> str:
     ]
     return f"""## The same on cards of 8 to 141 GB
 
-An H200 with less memory than it has, milliseconds (and passes a block). At (512, 384) 12 GiB cost {percent(twelve / whole)} more time than {SIZES[-1]}:
+A card as fast as an H100, with more or less memory than it has: milliseconds (and passes a block). At (512, 384) 12 GiB cost {percent(twelve / whole)} more time than {SIZES[-1]}:
 
 {grid(("GiB", *(f"{s}, {r}" for s, r in SHAPES)), rows)}
 
 The cards that there are, (512, 384), with all the memory that each has. Kernel by kernel, not as a graph, fp16 where there is no bf16.
-These seconds are **modelled**, by shares of the data sheets that were fitted to the H200 alone; `large` is the study's policy, by
+These seconds are **modelled**, by shares of the data sheets that were fitted to an H200; `large` is the study's policy, by
 PyTorch's kernels.
 
 {grid(("card", "GiB", "auto ms", "passes", "large ms"), cards)}

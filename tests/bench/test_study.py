@@ -52,10 +52,35 @@ def test_only_the_rows_of_so_many_gpus(few, capsys):
 
 
 def test_auto_stands_beside_every_experiment_at_every_limit():
-    keys = [case.key for case in study.cases("full", "H200", {"the study's": 2**35, "auto": 2**37})]
-    assert len(keys) == len(set(keys)) == len(study.STUDY) + 2 * (6 + 3 + 3)
-    kinds = ("small @ auto", "large @ auto", "auto @ the study's", "auto @ auto")
-    assert keys[:4] == [f"Evoformer training 128 256 1 {kind}" for kind in kinds]
+    cases = list(study.cases("full", "H200", {"the study's": 2**35, "auto": 2**37}))
+    keys = [case.key for case in cases]
+    assert len(keys) == len(set(keys)) == len(study.STUDY) + 2 * (6 + 3 + 3) + 6
+    kinds = ("small @ auto", "large @ auto", "auto @ the study's, graph", "auto @ auto", "auto @ auto, graph")
+    assert keys[:5] == [f"Evoformer training 128 256 1 {kind}" for kind in kinds]
+    graphs = [case for case in cases if case.problem.launch == "graph"]
+    assert {(c.policy, c.problem.mode, c.problem.world) for c in graphs} == {("auto", "train", 1)} and len(graphs) == 12
+
+
+def test_plans_made_elsewhere_are_run_where_the_device_is(few, capsys, tmp_path, monkeypatch):
+    """A file of predictions, and its plans: the rows that run take their places, the others stay."""
+    flags = ["bench", "study", "--scale", "tiny", "-o", str(tmp_path), *ONCE]
+    assert main([*flags, "--predict"]) == 0
+    before = capsys.readouterr().out
+    assert {r.status for r in read_results(tmp_path).results} == {"predicted"}
+    assert len(list((tmp_path / "plans").glob("*.json"))) == len(read_results(tmp_path).results) == 15
+    monkeypatch.setattr("foldfit.bench.runner.make_plan", lambda *_: pytest.fail("planned again"))
+    assert main([*flags, "--gpus", "1"]) == 0
+    after = read_results(tmp_path)
+    by_world = {(r.problem.world > 1, r.status) for r in after.results}
+    assert by_world == {(False, "measured"), (True, "predicted")} and after.machine
+    assert all(r.activation == pytest.approx(r.promised_activation, 0.01) for r in after.results if r.status == "measured")
+    assert [line.split("|")[:6] for line in capsys.readouterr().out.splitlines()] == [line.split("|")[:6] for line in before.splitlines()]
+
+
+def test_a_limit_may_be_a_cards_name(few, capsys):
+    assert main(["bench", "study", "--device", "H100", "--gpus", "4", "--limits", "v100,74GiB", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["results"]
+    assert {r["problem"]["memory"] / 2**30 for r in found if r["policy"] == "auto"} == {31.25, 74}
 
 
 def test_another_card_is_predicted_near_the_study(capsys, monkeypatch):

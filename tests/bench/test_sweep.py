@@ -55,7 +55,7 @@ def test_everything_is_crossed_and_measured(made):
 
 
 def test_kept_rows_are_not_run_again(made, capsys, monkeypatch):
-    monkeypatch.setattr("foldfit.bench.runner.one", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr("foldfit.bench.runner.planned", lambda *_: pytest.fail("ran again"))
     assert main(["bench", *CROSSED, "-o", str(made), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["results"]) == 12
 
@@ -70,12 +70,14 @@ def test_what_was_only_predicted_runs_when_it_can(capsys, tmp_path):
 
 
 def test_an_interruption_loses_one_row(capsys, tmp_path, monkeypatch):
-    one, left = runner.one, iter([True, False])
-    monkeypatch.setattr(runner, "one", lambda *a: one(*a) if next(left) else interrupt())
+    run, left = runner.run, iter([True, False])
+    monkeypatch.setattr(runner, "run", lambda *a: run(*a) if next(left) else interrupt())
     assert main(["bench", *FLAGS, "--sizes", "4x6,5x7", "--memory", "64MiB", "-o", str(tmp_path)]) == 1
     assert "interrupted" in capsys.readouterr().err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bench.csv", "bench.json", "bench.md"]
-    assert len(read_results(tmp_path).results) == 1 and (tmp_path / "bench.md").read_text().count("measured, median of 1") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bench.csv", "bench.json", "bench.md", "plans"]
+    assert [r.status for r in read_results(tmp_path).results] == ["measured", "predicted"] and (tmp_path / "bench.md").read_text().count(
+        "measured, median of 1"
+    ) == 1
 
 
 def interrupt():
@@ -88,14 +90,25 @@ def test_what_does_not_fit_a_gpu_runs_out_of_memory_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=2**31))
     card = find_device("H200")
-    problem = Problem(stacks=(small.stack("pairformer", 2),), n_res=64, memory=2**20, device=card.name, device_type="cuda")
+    problem = Problem(stacks=(small.stack("pairformer", 2),), n_res=64, memory=2**24, device=card.name, device_type="cuda")
     case, head = Case("a case", problem, "none"), runner.header("bench", "full", card, False)
     told = (torch.OutOfMemoryError("full"), "ran out of memory", "OOM, by the run too"), (BadInput("x"), "does not fit", "OOM")
     for error, status, words in told:
         monkeypatch.setattr(runner, "measured", raising(error))
         results = runner.bench([case], head, card, True)
-        assert results.results[0].status == status and shares[-2:] == [2**20 / 2**31, 1.0]
+        assert results.results[0].status == status and shares[-2:] == [2**24 / 2**31, 1.0]
         assert markdown(results).rstrip(" |\n").endswith(words)
+
+
+def test_a_kernel_that_fails_is_a_row_that_says_so_and_is_run_again(capsys, tmp_path, monkeypatch):
+    flags = [*FLAGS, "--sizes", "4x6", "--memory", "64MiB", "-o", str(tmp_path)]
+    monkeypatch.setattr(runner, "measured", raising(RuntimeError("an illegal memory access\nand more")))
+    assert main(["bench", *flags]) == 0
+    (row,) = read_results(tmp_path).results
+    assert (row.status, row.note) == ("failed", "RuntimeError: an illegal memory access")
+    monkeypatch.undo()
+    assert main(["bench", *flags]) == 0
+    assert [r.status for r in read_results(tmp_path).results] == ["measured"]
 
 
 def raising(error: Exception):

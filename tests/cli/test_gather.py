@@ -1,9 +1,12 @@
 """What a report says of copies to the host and of collectives, and of several numbers of ranks."""
 
+import re
+
 import pytest
 
+from foldfit.bench.results import Result, Results
 from foldfit.cli import main
-from foldfit.cli.gather import planned_run
+from foldfit.cli.gather import planned_run, series_of
 from foldfit.cost.devices import find_device
 from foldfit.errors import DoesNotFit
 from foldfit.planner.api import plan_problem
@@ -13,7 +16,7 @@ from foldfit.plans import Plan
 from foldfit.problem import Problem
 from foldfit.report.curves import scaling
 from foldfit.report.pictures import schedule
-from foldfit.report.run import BETWEEN_RANKS, FROM_HOST, TO_HOST, Run, Scaled, Series
+from foldfit.report.run import BETWEEN_RANKS, FROM_HOST, TO_HOST, Run
 from foldfit.report.trace import trace
 from tests import small
 
@@ -58,12 +61,22 @@ def test_several_numbers_of_devices_are_a_picture(tmp_path):
     assert main(["report", str(tmp_path / "b"), "--pictures", str(tmp_path / "p")]) == 0
     assert [p.name for p in (tmp_path / "p").iterdir()] == ["b-scaling.svg"]
     text = (tmp_path / "b" / "report.html").read_text()
-    assert text.count("<svg") == text.count("aria-label=") == 1 and "1 x evoformer 64, 64, infer, fp32, auto" in text
+    assert text.count("<svg") == text.count("aria-label=") == 1 and "1 x evoformer (64 rows), 64 residues, infer, fp32" in text
 
 
-def test_a_line_joins_what_was_measured_or_what_is_promised():
-    mixed = Series("mixed", [Scaled(1, 1.0, 0.0, took=4.0), Scaled(2, 0.6, 0.1)])
-    whole = Series("whole", [Scaled(1, 1.0, 0.0, took=4.0), Scaled(2, 0.6, 0.1, took=2.1, exposed=0.2)])
-    assert not mixed.measured and whole.measured
-    text = scaling([mixed, whole])
-    assert "mixed" in text and "whole" in text
+def test_what_was_measured_on_several_ranks_stands_beside_what_was_planned():
+    """A result file of 1, 2 and 3 ranks, the last one planned alone."""
+    rows = []
+    for ranks, took in ((1, 4.0), (2, 2.5), (3, 0.0)):
+        problem = Problem(stacks=(small.stack("evoformer", 2, 6),), n_res=8, memory=2**30, world=ranks, axial=ranks)
+        exposed = {"promised_exposed": 0.1 * (ranks - 1), "exposed": 0.2 * (ranks - 1) if took else 0.0}
+        status = "measured" if took else "predicted"
+        rows.append(Result(
+            key=f"on {ranks}", status=status, problem=problem, policy="large", promised_seconds=3 / ranks, seconds=took, **exposed,
+        ))  # fmt: skip
+    results = Results(experiment="bench", device="cpu", machine="x", versions={}, date="", results=tuple(rows))
+    (series,) = series_of(results)
+    assert (series.problem, series.policy) == ("2 x evoformer (6 rows), 8 residues, infer, fp32", "large")
+    assert [(p.ranks, p.took, p.exposed) for p in series.points] == [(1, 4.0, 0.0), (2, 2.5, 0.2), (3, 0.0, 0.0)]
+    markers = [len(re.findall("<use ", part)) for part in re.split('<g id="line2d_', scaling([series]))]
+    assert markers.count(3) == 2 and markers.count(2) >= 2, "three planned points and two measured ones, in both halves"

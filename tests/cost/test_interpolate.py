@@ -46,6 +46,14 @@ def test_what_was_measured_is_exact_and_what_lies_between_is_between():
     assert all(2 < f < 3 for f in factors(samples, 300, 150))
 
 
+def test_bf16_speaks_for_fp16_where_it_was_never_measured():
+    found = Corrections([sample(256, 1, 2.0), sample(256, 4, 3.0)])
+    asked = [found.seen(SUB, Choice("reference", 64), {"z": (256, 256)}, precision, CARD) for precision in ("fp16", "bf16", "fp32")]
+    assert asked[0] == asked[1] and asked[2] is None
+    assert found.error(SUB, Choice("reference", 64), {"z": (256, 256)}, "fp16", CARD) is None
+    assert not found.knows(SUB, "reference", "fp16", "graph", CARD)
+
+
 def test_a_kernel_that_finds_one_resource_slow_is_predicted_at_sizes_where_another_counts():
     slow = replace(CARD, gap_seconds=10 * CARD.gap_seconds)
     samples = [

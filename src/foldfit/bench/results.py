@@ -18,8 +18,9 @@ NAMES = {name: (f"{name}.json", f"{name}.csv", f"{name}.md") for name in ("study
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One row: bytes and seconds; what was not measured, or does not fit, is 0. Of a row that does not fit `promised_peak` is
-    what it needs. `seconds` is the median of `repeat` runs, `spread` their interquartile range; `exposed`: those of the seconds in
-    which several ranks, or copies to the host, are waited for."""
+    what it needs. `activation`: alive when forward ends, beyond what was alive before it, the study's "activation memory"; not
+    measured of a CUDA graph. `seconds` is the median of `repeat` runs, `spread` their interquartile range; `exposed`: those of the
+    seconds in which several ranks, or copies to the host, are waited for."""
 
     key: str
     status: Status
@@ -33,6 +34,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     promised_peak: int = 0
     promised_seconds: float = 0.0
     promised_exposed: float = 0.0
+    promised_activation: int = 0
     gap: float = 0.0
     peak: int = 0
     activation: int = 0
@@ -64,6 +66,11 @@ class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """Whether rows of both may stand in one file."""
         own = (self.experiment, self.scale, self.device, self.machine, self.versions)
         return own == (other.experiment, other.scale, other.device, other.machine, other.versions)
+
+    def foretells(self, other: "Results") -> bool:
+        """Whether all of it was predicted of what the other one measures."""
+        same = (self.experiment, self.scale, self.device) == (other.experiment, other.scale, other.device)
+        return same and not self.machine and self.versions.get("foldfit") == other.versions.get("foldfit")
 
     @property
     def origin(self) -> str:

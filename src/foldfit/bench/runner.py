@@ -3,8 +3,10 @@
 import datetime
 import gc
 import platform
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +19,10 @@ from foldfit.bench.tables import save
 from foldfit.bench.torchrun import run_on_ranks
 from foldfit.cost.devices import Device, cores
 from foldfit.errors import BadInput, DoesNotFit, FoldfitError
-from foldfit.planner.build import make_plan
+from foldfit.planner.build import chain_of, make_plan
+from foldfit.planner.hopeless import refuse_hopeless
 from foldfit.planner.options import OptionTable, option_table
+from foldfit.planner.simulate import simulate
 from foldfit.plans import Plan
 
 if TYPE_CHECKING:
@@ -37,24 +41,39 @@ def header(experiment: str, scale: str, device: Device, here: bool) -> Results:
     return Results(experiment=experiment, scale=scale, device=device.name, machine=machine, versions=versions, date=today)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A case with what is known of it before it runs; no plan: it does not fit."""
+
+    case: Case
+    row: Result
+    plan: Plan | None
+
+
 def bench(
     cases: Iterable[Case], head: Results, device: Device, here: bool, folder: Path | None = None, runs: Runs | None = None,
     on_case: Callable[[str], None] | None = None, ranks: int = 1,
 ) -> Results:  # fmt: skip
-    """Every case planned; run where the device is `here`, as many `ranks` of it as the case wants, and `runs` has the time. Rows
-    that `folder` has already, from the same experiment, machine and versions, are taken from there, but for those which could only be
-    predicted. Raises BadInput for a file of another origin."""
+    """Every case planned, and then, where the device is `here`, run: on as many `ranks` as it wants, the shortest first, as far as `runs`
+    has the time. `folder` keeps plans and rows. Rows that it has already, from the same experiment, machine and versions, are taken
+    from there, but for those which could only be predicted, or failed; its plans are as well where they were all predicted, on whichever
+    machine. Raises BadInput for a file of another origin."""
     path = folder / NAMES[head.experiment][0] if folder else None
     before = read_results(path) if path and path.exists() else head
-    if not head.same_origin(before):
+    if not (head.same_origin(before) or before.foretells(head)):
         raise BadInput(f"{path} is {before.origin}; this is {head.origin}: give another -o, or --force")
     done = {r.key: r for r in before.results}
+    open_ = {"predicted", "failed"} if head.same_origin(before) else {"predicted", "failed", "does not fit"}
+    todo = []
     for case in cases:
-        if case.key in done and not (here and done[case.key].status == "predicted"):
+        if case.key in done and not (here and done[case.key].status in open_):
             continue
         if on_case:
-            on_case(case.key)
-        done[case.key] = one(case, device, ranks if here else 0, runs or Runs())
+            on_case(f"planning {case.key}")
+        todo.append(planned(case, device, folder, done.get(case.key)))
+        done[case.key] = todo[-1].row
+    for row in outcomes(todo, device, ranks if here else 0, runs or Runs(), on_case):
+        done[row.key] = row
         if folder:
             save(msgspec.structs.replace(head, results=tuple(done.values())), folder)
     results = msgspec.structs.replace(head, results=tuple(done.values()))
@@ -63,23 +82,63 @@ def bench(
     return results
 
 
-def one(case: Case, device: Device, ranks: int, runs: Runs) -> Result:
-    """`ranks`: how many can run here."""
+def planned(case: Case, device: Device, folder: Path | None, known: Result | None) -> Planned:
+    """By the plan that the folder has of it, or a new one, which it has then."""
+    path = folder / "plans" / f"{re.sub(r'[^-+.@0-9A-Za-z]+', '_', case.key)}.json" if folder else None
     plain = Result(key=case.key, status="predicted", problem=case.problem, policy=case.policy, solver=case.solver, kernels=case.kernels)
+    if known and known.status in ("predicted", "does not fit") and known.problem == case.problem:
+        if known.status == "does not fit":
+            return Planned(case, known, None)
+        if path and path.is_file() and (plan := Plan.load(path)).problem == case.problem and plan.version == __version__:
+            return Planned(case, msgspec.structs.replace(known, note=""), plan)
     try:
-        plan = make_plan(only(option_table(case.problem, device), case.kernels), case.policy, case.solver)
+        refuse_hopeless(case.problem)
+        table = only(option_table(case.problem, device), case.kernels)
+        plan = make_plan(table, case.policy, case.solver)
     except DoesNotFit as error:
-        refused = msgspec.structs.replace(plain, status="does not fit", note=error.where, promised_peak=error.need)
-        return confirmed(refused, case, device) if ranks and (case.problem.device_type, case.problem.world) == ("cuda", 1) else refused
-    predicted = msgspec.structs.replace(
-        plain, costs=plan.costs, promised_peak=plan.promised.peak_bytes, promised_seconds=plan.promised.seconds,
-        gap=plan.bound.gap if plan.bound else 0.0, promised_exposed=plan.promised.exposed,
-    )  # fmt: skip
-    if 0 < ranks < case.problem.world:
-        return msgspec.structs.replace(predicted, note=f"predicted: it takes {case.problem.world} devices, {ranks} here")
-    if ranks and plan.promised.seconds > runs.budget:
-        return msgspec.structs.replace(predicted, note=f"predicted: one run is promised to take longer than the {runs.budget:g} s given")
-    return run(plan, predicted, runs) if ranks else predicted
+        return Planned(case, msgspec.structs.replace(plain, status="does not fit", note=error.where, promised_peak=error.need), None)
+    if path:
+        plan.save(path)
+    p = plan.promised
+    return Planned(case, msgspec.structs.replace(
+        plain, costs=plan.costs, promised_peak=p.peak_bytes, promised_seconds=p.seconds, promised_exposed=p.exposed,
+        promised_activation=simulate(chain_of(table, plan.hosted), plan.choices, plan.schedule).activation,
+        gap=plan.bound.gap if plan.bound else 0.0,
+    ), plan)  # fmt: skip
+
+
+def ranks_of(plan: Plan) -> tuple[int, int]:
+    """What the ranks are started by."""
+    return plan.problem.world, plan.problem.axial
+
+
+def outcomes(
+    todo: Sequence[Planned], device: Device, ranks: int, runs: Runs, on_case: Callable[[str], None] | None = None
+) -> Iterator[Result]:
+    """The rows: at once what does not run here, then what does. `ranks`: how many can run here."""
+    fitting: list[tuple[Plan, Planned]] = []
+    for each in todo:
+        world, seconds = each.case.problem.world, each.row.promised_seconds
+        if each.plan is None or not ranks:
+            yield each.row
+        elif ranks < world:
+            yield msgspec.structs.replace(each.row, note=f"predicted: it takes {world} devices, {ranks} here")
+        elif seconds > runs.budget:
+            note = f"predicted: one run is promised to take longer than the {runs.budget:g} s given"
+            yield msgspec.structs.replace(each.row, note=note)
+        else:
+            fitting.append((each.plan, each))
+    fitting.sort(key=lambda pair: (ranks_of(pair[0]), pair[0].promised.seconds))
+    for of_ranks, group in groupby(fitting, key=lambda pair: ranks_of(pair[0])):
+        of = list(group)
+        found = run_on_ranks([plan for plan, _ in of], runs) if of_ranks > (1, 1) else (run(plan, runs) for plan, _ in of)
+        for _, each in of:
+            if on_case:
+                on_case(each.row.key)
+            yield outcome(each.row, next(found))
+    for each in todo:
+        if each.plan is None and ranks and (each.case.problem.device_type, each.case.problem.world) == ("cuda", 1):
+            yield confirmed(each.row, each.case, device)
 
 
 def confirmed(refused: Result, case: Case, device: Device) -> Result:
@@ -87,10 +146,13 @@ def confirmed(refused: Result, case: Case, device: Device) -> Result:
     import torch
 
     problem = msgspec.structs.replace(case.problem, memory=refused.promised_peak)
-    plan = make_plan(only(option_table(problem, device), case.kernels), case.policy, case.solver)
+    try:
+        plan = make_plan(only(option_table(problem, device), case.kernels), case.policy, case.solver)
+    except DoesNotFit:  # hopeless: how much it would need has not been looked for
+        return refused
     torch.cuda.set_per_process_memory_fraction(min(1.0, case.problem.memory / torch.cuda.get_device_properties(0).total_memory))
     try:
-        found = run(plan, refused, Runs(repeat=0))
+        found = outcome(refused, run(plan, Runs(repeat=0)))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     return found if found.status == "ran out of memory" else refused
@@ -113,22 +175,30 @@ def only(table: OptionTable, kernels: tuple[str, ...]) -> OptionTable:
     return replace(table, stacks=tuple(stacks))
 
 
-def run(plan: Plan, predicted: Result, runs: Runs) -> Result:
+def outcome(predicted: Result, found: "Measured | str") -> Result:
+    """The row of a run: what was measured, or why not."""
+    if isinstance(found, str):
+        full = "OutOfMemoryError" in found
+        return msgspec.structs.replace(predicted, status="ran out of memory" if full else "failed", note=found)
+    return msgspec.structs.replace(
+        predicted, status="measured" if found.kept else "promise broken", note="", peak=found.peak_bytes, activation=found.activation_bytes,
+        seconds=found.seconds, spread=found.spread, repeat=found.repeat, exposed=found.exposed,
+    )  # fmt: skip
+
+
+def run(plan: Plan, runs: Runs) -> "Measured | str":
+    """On this process's device; in words what went wrong, whatever a kernel did: the next case runs all the same."""
     import torch
 
     try:
-        m = measured(plan, runs) if plan.problem.world == 1 else run_on_ranks(plan, runs)
+        return measured(plan, runs)
     except FoldfitError as error:
-        return msgspec.structs.replace(predicted, status="failed", note=str(error))
-    except torch.OutOfMemoryError as error:
-        return msgspec.structs.replace(predicted, status="ran out of memory", note=str(error).splitlines()[0])
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
     finally:
         gc.collect()
         torch.cuda.empty_cache()  # other processes may need it
-    return msgspec.structs.replace(
-        predicted, status="measured" if m.kept else "promise broken", peak=m.peak_bytes, activation=m.activation_bytes,
-        seconds=m.seconds, spread=m.spread, repeat=m.repeat, exposed=m.exposed,
-    )  # fmt: skip
 
 
 def measured(plan: Plan, runs: Runs) -> "Measured":

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from foldfit.bench.case import Case
-from foldfit.problem import Mode, Precision, Problem, Stack
+from foldfit.problem import Launch, Mode, Precision, Problem, Stack
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def with_auto(rows: list[Row]) -> list[Row]:
     return out
 
 
-def problem_of(row: Row, scale: Scale, device: str, memory: int) -> Problem:
+def problem_of(row: Row, scale: Scale, device: str, memory: int, launch: Launch = "eager") -> Problem:
     tiny = scale == "tiny"
     device_type: Literal["cpu", "cuda"] = "cpu" if device == "cpu" else "cuda"
     n_seq, n_res = (max(2, row.n_seq // SHRINK["n_seq"]), max(2, row.n_res // SHRINK["n_res"])) if tiny else (row.n_seq, row.n_res)
@@ -92,18 +92,24 @@ def problem_of(row: Row, scale: Scale, device: str, memory: int) -> Problem:
     return Problem(
         stacks=(Stack(row.stack, blocks, n_seq),), n_res=n_res, mode=row.mode, precision=precision,
         parameters="fp32" if precision == "fp32" else "fp16", dropout=row.mode == "train", memory=memory, device=device,
-        device_type=device_type, world=row.gpus, axial=row.gpus,
+        device_type=device_type, world=row.gpus, axial=row.gpus, launch=launch,
     )  # fmt: skip
 
 
 def cases(scale: Scale, device: str, limits: dict[str, int]) -> Iterator[Case]:
-    """The study's policies at the largest limit, ours at each. `limits`: bytes by name, which is part of a row's key."""
-    largest = max(limits, key=lambda name: limits[name])
+    """The study's policies at the largest limit, ours at each; of a training step on one GPU as a CUDA graph, and at the largest limit
+    kernel by kernel as well. `limits`: bytes by name, which is part of a row's key."""
+    rising = sorted(limits, key=lambda name: limits[name])
     for row in with_auto(STUDY):
-        for name in sorted(limits, key=lambda name: limits[name]) if row.policy == "auto" else [largest]:
-            yield Case(f"{row.key} @ {name}", problem_of(row, scale, device, limits[name]), row.policy)
+        graphs = row.policy == "auto" and row.mode == "train" and row.gpus == 1 and device != "cpu"
+        for name in rising if row.policy == "auto" else rising[-1:]:
+            launches: list[Launch] = ["eager"] if name == rising[-1] or not graphs else []
+            launches += ["graph"] if graphs else []
+            for launch in launches:
+                key = f"{row.key} @ {name}{', graph' if launch == 'graph' else ''}"
+                yield Case(key, problem_of(row, scale, device, limits[name], launch), row.policy)
 
 
-def row_of(key: str) -> Row | None:
-    """The study's row behind a case's key."""
-    return next((row for row in with_auto(STUDY) if row.key == key.partition(" @ ")[0]), None)
+def row_of(key: str) -> tuple[int, Row] | None:
+    """The study's row behind a case's key, and its place in the study."""
+    return next(((i, row) for i, row in enumerate(with_auto(STUDY)) if row.key == key.partition(" @ ")[0]), None)

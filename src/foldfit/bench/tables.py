@@ -11,7 +11,7 @@ from foldfit.plans import write_text
 MIB = 2**20
 STUDY_HEAD = (
     "part", "n_seq", "n_res", "GPUs", "policy", "limit GiB", "study peak MB", "study activation MB", "study ms", "promised MB",
-    "measured MB", "activation MB", "promised ms", "measured ms", "exposed ms", "bound within %", "status",
+    "measured MB", "promised activation MB", "activation MB", "promised ms", "measured ms", "exposed ms", "bound within %", "status",
 )  # fmt: skip
 HEAD = (
     "trunk", "n_res", "run", "ranks", "policy", "kernels", "limit GiB", "promised MiB", "measured MiB", "ratio", "activation MiB",
@@ -39,7 +39,7 @@ def status(r: Result, unit: str) -> str:
 def study_cells(row: Row, r: Result) -> tuple[str, ...]:
     figures = (row.peak, row.activation, row.ms)
     theirs = ("", "", "") if row.policy == "auto" else tuple("OOM" if row.peak is None else number(x or 0) for x in figures)
-    ours = [number(r.promised_peak, MIB), number(r.peak, MIB), number(r.activation, MIB)]
+    ours = [number(r.promised_peak, MIB), number(r.peak, MIB), number(r.promised_activation, MIB), number(r.activation, MIB)]
     exposed = number(1e3 * (r.exposed if r.seconds else r.promised_exposed))
     ours += [number(1e3 * r.promised_seconds), number(1e3 * r.seconds), exposed]
     if refused(r):
@@ -48,7 +48,8 @@ def study_cells(row: Row, r: Result) -> tuple[str, ...]:
     gap = f"{100 * r.gap:.2f}" if r.promised_seconds else ""
     stack, small = r.problem.stacks[0], (r.problem.stacks[0].rows, r.problem.n_res) != (row.n_seq, row.n_res)
     part = f"{row.part} {row.n_seq} {row.n_res} in small" if small else row.part
-    return (part, str(stack.rows), str(r.problem.n_res), str(row.gpus), row.policy, limit, *theirs, *ours, gap, status(r, "MB"))
+    policy = row.policy + (" (graph)" if r.problem.launch == "graph" else "")
+    return (part, str(stack.rows), str(r.problem.n_res), str(row.gpus), policy, limit, *theirs, *ours, gap, status(r, "MB"))
 
 
 def cells(r: Result) -> tuple[str, ...]:
@@ -69,8 +70,8 @@ def cells(r: Result) -> tuple[str, ...]:
 def table(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Its head and its lines."""
     if results.experiment == "study":
-        rows = ((row_of(r.key), r) for r in results.results)
-        return STUDY_HEAD, [study_cells(row, r) for row, r in rows if row]
+        rows = [(*found, r) for r in results.results if (found := row_of(r.key))]
+        return STUDY_HEAD, [study_cells(row, r) for _, row, r in sorted(rows, key=lambda each: each[0])]
     return HEAD, [cells(r) for r in results.results]
 
 

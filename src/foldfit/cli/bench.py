@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--policies", default="auto", help="by commas (default auto)")
     add("--solvers", default="chain", help="of auto in training, by commas (default chain)")
     add("--kernels", action="append", default=[], help="only these, by commas, or all; given again, the cases run with each set")
-    add("--limits", default="", help="several in place of --memory, by commas (of the study: a V100-32GB's and the device's own)")
+    add("--limits", default="", help="several in place of --memory, by commas, sizes or cards' names (of the study: V100-32GB,auto)")
     add("--scale", choices=("full", "tiny"), default="full", help="of the study: tiny is the same table in seconds on a CPU")
     add("--repeat", type=int, default=5, metavar="N", help="timed runs of a case, of which the median counts (default 5)")
     add("--warmup", type=int, default=1, metavar="N", help="runs before them, after the metered one (default 1)")
@@ -115,7 +115,6 @@ def asked(args: argparse.Namespace) -> "tuple[list[Case], Device, bool, Runs]":
     from foldfit.bench.case import Runs
     from foldfit.bench.sweep import Sweep, read_problem, sized
     from foldfit.cost.devices import find_device
-    from foldfit.units import parse_memory
 
     runs = Runs(args.repeat, args.warmup, args.budget)
     gpus = flags.gpus_of(args.gpus)
@@ -126,7 +125,7 @@ def asked(args: argparse.Namespace) -> "tuple[list[Case], Device, bool, Runs]":
         device = replace(flags.device_of(args.device)[0], costs=args.costs)
         own, v100 = device.memory - device.reserved, find_device("V100-32GB")
         names = args.limits.split(",") if args.limits else ["auto"]
-        limits = {name: parse_memory(name, device.memory, device.reserved) for name in names}
+        limits = {name: limit_of(name, device) for name in names}
         if not args.limits and args.scale == "full" and v100.memory - v100.reserved < own:
             limits = {"V100-32GB": v100.memory - v100.reserved} | limits
         cases = study.cases(args.scale, device.name, limits)
@@ -148,13 +147,22 @@ def asked(args: argparse.Namespace) -> "tuple[list[Case], Device, bool, Runs]":
         problem, device = flags.problem_of(args)
         limits, measured = {args.memory: problem.memory}, not args.predict and args.device in ("cpu", "cuda")
     if args.limits:
-        limits = {name: parse_memory(name, device.memory, device.reserved) for name in args.limits.split(",")}
+        limits = {name: limit_of(name, device) for name in args.limits.split(",")}
     sets = [() if text == "all" else tuple(text.split(",")) for text in args.kernels] or [()]
     sweep = Sweep(limits, tuple(args.policies.split(",")), tuple(args.solvers.split(",")), tuple(sets))
     problems = sized(problem, args.sizes) if args.sizes else [problem]
     if len(gpus) > 1:  # the numbers of --gpus take the place of the problem's own
         problems = [msgspec.structs.replace(p, world=n, axial=n) for p in problems for n in gpus]
     return list(sweep.cases(problems)), device, measured, runs
+
+
+def limit_of(text: str, device: "Device") -> int:
+    """Bytes of a size, or that a card of that name leaves to a run. Raises BadInput."""
+    from foldfit.cost.devices import GPUS, key
+    from foldfit.units import parse_memory
+
+    card = next((d for d in GPUS if key(text) in map(key, (d.name, *d.aliases))), None)
+    return card.memory - card.reserved if card else parse_memory(text, device.memory, device.reserved)
 
 
 def ranks_of(device: "Device") -> int:

@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
     try:
         outlook = frontier(problem, device)
     except DoesNotFit:
-        outlook = Outlook([], 0.0, None)
+        outlook = Outlook([], 0.0, 0.0, None)
     curve, larger = outlook.points, outlook.next_size
     if args.json:
         print(json.dumps({
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
     if outlook.price == 0:
         print("\nmore memory would buy nothing")
     elif isfinite(outlook.price):
-        print(f"\none GiB more would save up to {format_seconds(outlook.price * 2**30)} a run", end="")
+        print(f"\none GiB more would save {format_seconds(outlook.gib)} a run", end="")
         print(f"; the next card size, {format_bytes(larger.limit)}, {format_seconds(larger.saved)}" if larger else "")
     elif larger:
         print(f"\nnothing fits; in the next card size, {format_bytes(larger.limit)}, it would take {format_seconds(larger.seconds)}")

@@ -10,17 +10,20 @@ from foldfit._version import __version__
 from foldfit.bench.baseline import compare as changed
 from foldfit.bench.results import Results
 from foldfit.bench.tables import table as lines_of
-from foldfit.cost.devices import GPUS, find_device
+from foldfit.cost.devices import GPUS, Device, find_device
 from foldfit.cost.resident import resident_bytes
 from foldfit.errors import DoesNotFit, NotSupported
-from foldfit.planner.api import compare, frontier
+from foldfit.planner.api import frontier
 from foldfit.planner.breakdown import breakdown
-from foldfit.planner.build import chain_of
+from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.lengths import needs
 from foldfit.planner.options import CUDA_ALIGN, option_table
+from foldfit.planner.policies import POLICIES
 from foldfit.planner.waits import last_sum, waits
 from foldfit.plans import Plan
+from foldfit.problem import Problem
 from foldfit.report.run import FROM_HOST, TO_HOST, Candidate, Peak, Run, Scaled, Series, Sheet, Transfer, join
+from foldfit.units import format_bytes
 
 
 def planned_peaks(plan: Plan, steps: list[dict[str, Any]]) -> tuple[list[Peak], list[Transfer]]:
@@ -54,18 +57,23 @@ def run_of(name: str, plan: Plan, measured: dict[str, Any]) -> Run:
     """Raises NotSupported for a plan of another version."""
     run = planned_run(name, plan, measured)
     device = find_device(plan.problem.device)
-    candidates = []
-    for row in compare(plan.problem, device):
-        if row.plan:
-            candidates.append(Candidate(row.policy, row.plan.promised.peak_bytes, row.plan.promised.seconds))
-        elif row.error:
-            candidates.append(Candidate(row.policy, row.error.need, None))
+    candidates = [candidate(plan.problem, device, policy) for policy in [*POLICIES, "auto"]]
     try:
         points = frontier(plan.problem, device, 40).points
     except DoesNotFit:
         points = []
     cards = {card.name: card.memory - card.reserved for card in GPUS}
     return replace(run, frontier=points, candidates=candidates, needs=needs(plan.problem, device), cards=cards)
+
+
+def candidate(problem: Problem, device: Device, policy: str) -> Candidate:
+    """What a policy promises, within the problem's limit or, where it does not fit, within its own need."""
+    try:
+        promised, fits = make_plan(option_table(problem, device), policy).promised, True
+    except DoesNotFit as error:
+        enough = msgspec.structs.replace(problem, memory=error.need)
+        promised, fits = make_plan(option_table(enough, device), policy).promised, False
+    return Candidate(policy, promised.peak_bytes, promised.seconds, fits)
 
 
 def sheet_of(name: str, results: Results, baseline: Results | None = None) -> Sheet:
@@ -79,12 +87,14 @@ def series_of(results: Results) -> list[Series]:
     """The same problem under the same policy on several numbers of ranks that share a sample."""
     out: dict[tuple, Series] = {}
     for r in results.results:
-        if r.promised_seconds and r.problem.world == r.problem.axial:
-            alone = msgspec.structs.replace(r.problem, world=1, axial=1)
-            key = (msgspec.json.encode(alone), r.policy, r.solver, r.kernels)
-            p = r.problem
-            stacks = " + ".join(f"{s.blocks} x {s.name} {s.rows or ''}".strip() for s in p.stacks)
-            name = f"{stacks}, {p.n_res}, {p.mode}, {p.precision}, {r.policy}"
-            series = out.setdefault(key, Series(name, []))
+        p = r.problem
+        if r.promised_seconds and p.world == p.axial:
+            alone = msgspec.structs.replace(p, world=1, axial=1)
+            stacks = " + ".join(f"{s.blocks} x {s.name}" + (f" ({s.rows} rows)" if s.rows else "") for s in p.stacks)
+            limits = {o.problem.memory for o in results.results if (o.policy, o.solver, o.kernels) == (r.policy, r.solver, r.kernels)}
+            words = [r.policy, r.solver if r.solver not in ("", "none", "chain") else "", *r.kernels]
+            words += [f"in {format_bytes(p.memory)}"] if len(limits) > 1 else []
+            series = Series(f"{stacks}, {p.n_res} residues, {p.mode}, {p.precision}", " ".join(filter(None, words)), [])
+            series = out.setdefault((msgspec.json.encode(alone), r.policy, r.solver, r.kernels), series)
             series.points.append(Scaled(p.axial, r.promised_seconds, r.promised_exposed, r.seconds, r.exposed))
     return [series for series in out.values() if len({p.ranks for p in series.points}) > 1]

@@ -29,6 +29,9 @@ NEAREST = 3
 PULL = 0.1
 """How much the fit wants arithmetic, memory and launches to be off alike: of few samples it can say little."""
 
+SPEAKS_FOR = {"fp16": "bf16"}
+"""Where a kernel was never measured in a precision, the one whose samples are asked: as many bytes, and as fast products."""
+
 Place = tuple[float, ...]
 Speeds = tuple[float, float, float]
 """By how much arithmetic, memory and launches are slower than the device table says."""
@@ -108,7 +111,8 @@ class Group:
 
 
 class Corrections:
-    """How far the model is from the samples: groups by sub-module, kernel and precision."""
+    """How far the model is from the samples: groups by sub-module, kernel and precision. What is not known of fp16 is asked of bf16; a
+    plan on such costs still says that they are modelled."""
 
     def __init__(self, samples: Iterable[Sample], factor: float = 1.0, spread: float = 0.0) -> None:
         self.factor, self.spread = factor, spread
@@ -121,7 +125,8 @@ class Corrections:
     def of(self, sub: SubModuleSpec, kernel: str, precision: str, device: Device) -> Group:
         key = (name_of(sub), kernel, precision)
         if key not in self.groups:
-            self.groups[key] = Group(sub, self.samples.get(key, ()), device)
+            asked = key if key in self.samples else (*key[:2], SPEAKS_FOR.get(precision, precision))
+            self.groups[key] = Group(sub, self.samples.get(asked, ()), device)
         return self.groups[key]
 
     def knows(self, sub: SubModuleSpec, kernel: str, precision: str, launch: str, device: Device) -> bool:
@@ -149,6 +154,8 @@ class Corrections:
     def error(self, sub: SubModuleSpec, choice: Choice, axes: dict[str, tuple[int, ...]], precision: str, device: Device) -> float | None:
         """Of an option: 0 where it was measured, the median error of such predictions where not, None where nothing is known."""
         group = self.of(sub, choice.kernel, precision, device)
+        if any(s.precision != precision for s in group.samples):
+            return None
         if place(sub, axes, choice.rows) in group.places:
             return 0.0
         found = group.slices_errors if tuple(sorted(axes.items())) in group.sizes else group.sizes_errors

@@ -26,32 +26,37 @@ def project(x: Tensor, scale: Tensor, offset: Tensor, weights: tuple[Tensor, ...
     return w, torch.addmm(torch.cat([gating_b.new_zeros(3 * h * d), gating_b.flatten()]), y, w).view(r, n, 4, h, d)
 
 
-def forward(
-    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor,
-    gating_b: Tensor | None, output_w: Tensor, output_b: Tensor | None, bias: Tensor | None, mask: Tensor, keep: bool,
+def attend(
+    x: Tensor, norm_scale: Tensor, norm_offset: Tensor, weights: tuple[Tensor, ...], gating_b: Tensor | None,
+    bias: Tensor | None, mask: Tensor, keep: bool,
 ) -> tuple[Tensor, list[Any]]:  # fmt: skip
-    """The update, and what a backward needs beside the arguments."""
-    w, projected = project(x, norm_scale, norm_offset, (query_w, key_w, value_w, gating_w), gating_b)
+    """The attention's output [r, n, h, d], and all that a backward needs beside the arguments."""
+    w, projected = project(x, norm_scale, norm_offset, weights, gating_b)
     q, k, v, gate = projected.unbind(2)
     check(q, k, v, gate, bias, mask)
     lead = leading_keys(mask)
     o, lse = attention_forward(q, k, v, gate, bias, mask, lead, keep)
-    kept = [w, projected, lead, o, lse] if keep else []
-    del w, projected, q, k, v, gate
-    flat, output_w = o.flatten(0, 1).flatten(1), output_w.flatten(0, 1)
-    return (flat @ output_w if output_b is None else torch.addmm(output_b, flat, output_w)).view_as(x), kept
+    return o, [w, projected, lead, o, lse] if keep else []
+
+
+def output(o: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """o [r, n, h, d], w [h, d, c] -> [r, n, c]."""
+    (r, n), flat, w = o.shape[:2], o.flatten(0, 1).flatten(1), w.flatten(0, 1)
+    return (flat @ w if b is None else torch.addmm(b, flat, w)).view(r, n, -1)
 
 
 class AttentionUpdate(torch.autograd.Function):
     """Keeps its input, the projections and the attention's output."""
 
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> Tensor:
-        x, norm_scale, norm_offset, *_, output_w, output_b, bias, mask = given
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, offset: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor,
+        gating_b: Tensor | None, output_w: Tensor, output_b: Tensor | None, bias: Tensor | None, mask: Tensor,
+    ) -> Tensor:  # fmt: skip
+        o, ctx.kept = attend(x, scale, offset, (query_w, key_w, value_w, gating_w), gating_b, bias, mask, True)
         ctx.biased = output_b is not None
-        ctx.save_for_backward(x, norm_scale, norm_offset, output_w, bias, mask)
-        update, ctx.kept = forward(*given, True)  # type: ignore[call-arg]
-        return update
+        ctx.save_for_backward(x, scale, offset, output_w, bias, mask)
+        return output(o, output_w, output_b)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -70,7 +75,7 @@ class AttentionUpdate(torch.autograd.Function):
         flat = grads.view(-1, 4 * h * d)
         d_x = (flat @ w.t()).view_as(x)
         y = torch.empty_like(d_x)
-        d_scale, d_offset = triton_layer_norm.differentiate(d_x, x.contiguous(), scale, d_x, offset, y).to(scale.dtype)
+        d_scale, d_offset = triton_layer_norm.differentiate(d_x, x, scale, d_x, offset, y).to(scale.dtype)
         d_w = (y.view(-1, c).t() @ flat).view(c, 4, h, d).unbind(1)
         return d_x, d_scale, d_offset, *d_w, d_gating_b, d_output_w, d_output_b, d_bias, None
 
@@ -96,7 +101,9 @@ def attention(
 
     Errors: see triton_attention.py's `check`.
     """
-    given = x, norm_scale, norm_offset, query_w, key_w, value_w, gating_w, gating_b, output_w, output_b, bias, mask
+    weights = query_w, key_w, value_w, gating_w
     if torch.is_grad_enabled():
-        return AttentionUpdate.apply(*given)  # type: ignore[no-any-return]
-    return forward(*given, False)[0]
+        return AttentionUpdate.apply(  # type: ignore[no-any-return]
+            x, norm_scale, norm_offset, *weights, gating_b, output_w, output_b, bias, mask
+        )
+    return output(attend(x, norm_scale, norm_offset, weights, gating_b, bias, mask, False)[0], output_w, output_b)

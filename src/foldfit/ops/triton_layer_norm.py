@@ -31,20 +31,29 @@ def normalised(o, u, U: tl.constexpr):
 
 
 @triton.jit
-def forward_kernel(x, scale, offset, y, elements, c, T: tl.constexpr, C: tl.constexpr):
+def starts(element, n, x_r, x_n):
+    """Where elements of x [r, n, c] begin, from their number."""
+    return (element // n).to(tl.int64) * x_r + (element % n).to(tl.int64) * x_n
+
+
+@triton.jit
+def forward_kernel(x, scale, offset, y, elements, n, c, x_r, x_n, T: tl.constexpr, C: tl.constexpr):
     channel = tl.arange(0, C)
-    element = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
+    element = tl.program_id(0) * T + tl.arange(0, T)
     # [T, C]
-    at = element[:, None] * c + channel[None, :]
+    at = element.to(tl.int64)[:, None] * c + channel[None, :]
     inside = (element < elements)[:, None] & (channel < c)[None, :]
-    hat, _ = normalised(tl.load(x + at, mask=inside, other=0.0).to(tl.float32), c, C)
+    at_x = starts(element, n, x_r, x_n)[:, None] + channel[None, :]
+    hat, _ = normalised(tl.load(x + at_x, mask=inside, other=0.0).to(tl.float32), c, C)
     hat = hat * tl.load(scale + channel, mask=channel < c, other=0.0).to(tl.float32)[None, :]
     hat += tl.load(offset + channel, mask=channel < c, other=0.0).to(tl.float32)[None, :]
     tl.store(y + at, hat.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def backward_kernel(d_y, x, scale, offset, d_x, y, sums, elements, c, T: tl.constexpr, C: tl.constexpr, HAS_Y: tl.constexpr):
+def backward_kernel(
+    d_y, x, scale, offset, d_x, y, sums, elements, n, c, x_r, x_n, T: tl.constexpr, C: tl.constexpr, HAS_Y: tl.constexpr
+):  # fmt: skip
     """sums [programs, 2, c] in fp32: of the scale's and the offset's gradients; y: the forward's result once more."""
     channel = tl.arange(0, C)
     real = channel < c
@@ -53,12 +62,13 @@ def backward_kernel(d_y, x, scale, offset, d_x, y, sums, elements, c, T: tl.cons
     of_scale = tl.zeros([T, C], tl.float32)  # over tiles first: a sum over a tile's elements goes from thread to thread
     of_offset = tl.zeros([T, C], tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(elements, T), tl.num_programs(0)):
-        element = tl.cast(tile, tl.int64) * T + tl.arange(0, T)
+        element = tile * T + tl.arange(0, T)
         # [T, C]
-        at = element[:, None] * c + channel[None, :]
+        at = element.to(tl.int64)[:, None] * c + channel[None, :]
+        at_x = starts(element, n, x_r, x_n)[:, None] + channel[None, :]
         inside = (element < elements)[:, None] & real[None, :]
         d = tl.load(d_y + at, mask=inside, other=0.0).to(tl.float32)
-        hat, inverse = normalised(tl.load(x + at, mask=inside, other=0.0).to(tl.float32), c, C)
+        hat, inverse = normalised(tl.load(x + at_x, mask=inside, other=0.0).to(tl.float32), c, C)
         if HAS_Y:
             b_offset = tl.load(offset + channel, mask=real, other=0.0).to(tl.float32)
             tl.store(y + at, (hat * b_scale[None, :] + b_offset[None, :]).to(y.dtype.element_ty), mask=inside)
@@ -95,29 +105,50 @@ def tiling(c: int) -> dict[str, int]:
     return {"T": max(1, TILE // width), "C": width}
 
 
+def in_place(x: Tensor) -> Tensor:
+    """x as kernels read it: [r, n, c] with any strides but its channels', where it is that; else [1, elements, c], contiguous."""
+    return x if x.dim() == 3 and x.stride(2) == 1 else x.contiguous().view(1, -1, x.shape[-1])
+
+
 def normalise(x: Tensor, scale: Tensor, offset: Tensor, y: Tensor) -> None:
-    """Into y; both contiguous."""
-    c = x.shape[-1]
-    elements, tile = x.numel() // c, tiling(c)
-    forward_kernel[(triton.cdiv(elements, tile["T"]),)](x, scale, offset, y, elements, c, **tile, num_warps=4)
+    """Into y, contiguous."""
+    x = in_place(x)
+    (r, n, c), tile = x.shape, tiling(x.shape[2])
+    forward_kernel[(triton.cdiv(r * n, tile["T"]),)](x, scale, offset, y, r * n, n, c, x.stride(0), x.stride(1), **tile, num_warps=4)
 
 
 def differentiate(d_y: Tensor, x: Tensor, scale: Tensor, d_x: Tensor, offset: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-    """Into d_x, which may be d_y; all contiguous. Returns the gradients of scale and offset, [2, c] in fp32. With y and offset, the
+    """Into d_x, which may be d_y; all but x contiguous. Returns the gradients of scale and offset, [2, c] in fp32. With y and offset, the
     norm's result into y as well."""
-    c = x.shape[-1]
-    elements = x.numel() // c
+    x = in_place(x)
+    r, n, c = x.shape
+    elements = r * n
     programs = min(PROGRAMS, max(1, elements // ELEMENTS_EACH))
     sums = torch.empty(programs, 2, c, dtype=torch.float32, device=x.device)
     backward_kernel[(programs,)](
-        d_y, x, scale, offset, d_x, y, sums, elements, c, **tiling(c), HAS_Y=y is not None, num_warps=4, num_stages=2
+        d_y,
+        x,
+        scale,
+        offset,
+        d_x,
+        y,
+        sums,
+        elements,
+        n,
+        c,
+        x.stride(0),
+        x.stride(1),
+        **tiling(c),
+        HAS_Y=y is not None,
+        num_warps=4,
+        num_stages=2,
     )
     return sum_parts(sums, torch.float32)
 
 
 def forward(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    normalise(x.contiguous(), scale, offset, y)
+    normalise(x, scale, offset, y)
     return y
 
 
@@ -133,7 +164,7 @@ class LayerNorm(torch.autograd.Function):
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, scale = ctx.saved_tensors
         d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        d_scale, d_offset = differentiate(d_y.contiguous(), x.contiguous(), scale, d_x).to(scale.dtype)
+        d_scale, d_offset = differentiate(d_y.contiguous(), x, scale, d_x).to(scale.dtype)
         return d_x, d_scale, d_offset
 
 

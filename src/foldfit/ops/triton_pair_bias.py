@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from foldfit.ops.triton_attention import dot, padded_dim, precision_of
-from foldfit.ops.triton_layer_norm import normalised
+from foldfit.ops.triton_layer_norm import in_place, normalised, starts
 
 WIDEST = 512
 """Channels that a program holds at once."""
@@ -25,10 +25,10 @@ PARTS = 32
 
 
 @triton.jit
-def hats(x, token, tokens, c, C: tl.constexpr):
-    """Tokens of x [N, c] normalised [T, C] in fp32, and 1 / deviation [T]."""
+def hats(x, token, tokens, n, c, x_r, x_n, C: tl.constexpr):
+    """Tokens of x [r, n, c] normalised [T, C] in fp32, and 1 / deviation [T]."""
     channel = tl.arange(0, C)
-    at = token.to(tl.int64)[:, None] * c + channel[None, :]
+    at = starts(token, n, x_r, x_n)[:, None] + channel[None, :]
     inside = (token < tokens)[:, None] & (channel < c)[None, :]
     return normalised(tl.load(x + at, mask=inside, other=0.0).to(tl.float32), c, C)
 
@@ -41,12 +41,14 @@ def weights(w, c, h, C: tl.constexpr, H: tl.constexpr):
 
 
 @triton.jit
-def forward_kernel(x, scale, offset, w, bias, tokens, n, c, h, T: tl.constexpr, C: tl.constexpr, H: tl.constexpr, PRECISION: tl.constexpr):
+def forward_kernel(
+    x, scale, offset, w, bias, tokens, n, c, h, x_r, x_n, T: tl.constexpr, C: tl.constexpr, H: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
     """bias [r, h, n]."""
     channel = tl.arange(0, C)
     head = tl.arange(0, H)
     token = tl.program_id(0) * T + tl.arange(0, T)
-    hat, _ = hats(x, token, tokens, c, C)
+    hat, _ = hats(x, token, tokens, n, c, x_r, x_n, C)
     hat *= tl.load(scale + channel, mask=channel < c, other=0.0).to(tl.float32)[None, :]
     hat += tl.load(offset + channel, mask=channel < c, other=0.0).to(tl.float32)[None, :]
     b_w = weights(w, c, h, C, H)
@@ -58,7 +60,7 @@ def forward_kernel(x, scale, offset, w, bias, tokens, n, c, h, T: tl.constexpr, 
 
 @triton.jit
 def backward_kernel(
-    d_bias, x, scale, w, d_x, parts, tokens, n, c, h, d_r, d_h, d_n,
+    d_bias, x, scale, w, d_x, parts, tokens, n, c, h, x_r, x_n, d_r, d_h, d_n,
     T: tl.constexpr, C: tl.constexpr, H: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """d_x [N, c]; parts [programs, c + 1, h] in fp32."""
@@ -71,7 +73,7 @@ def backward_kernel(
     of_b = tl.zeros([H], tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(tokens, T), tl.num_programs(0)):
         token = tile * T + tl.arange(0, T)
-        hat, inverse = hats(x, token, tokens, c, C)
+        hat, inverse = hats(x, token, tokens, n, c, x_r, x_n, C)
         at = ((token // n).to(tl.int64) * d_r + token % n * d_n)[:, None] + head[None, :] * d_h
         # [T, H], [T, C]
         d = tl.load(d_bias + at, mask=(token < tokens)[:, None] & (head < h)[None, :], other=0.0)
@@ -123,8 +125,9 @@ def forward(x: Tensor, scale: Tensor, offset: Tensor, w: Tensor) -> Tensor:
         raise NotImplementedError(f"a bias from at most {WIDEST} channels. Got {c}.")
     if r * n >= 2**31:
         raise NotImplementedError(f"{list(x.shape)} is more than a kernel counts. Use fewer rows.")
+    x = in_place(x)
     bias, tile = x.new_empty(r, h, n), tile_of(c, h, x.dtype, 64, 4)
-    forward_kernel[(triton.cdiv(r * n, tile["T"]),)](x.contiguous(), scale, offset, w, bias, r * n, n, c, h, **tile)
+    forward_kernel[(triton.cdiv(r * n, tile["T"]),)](x, scale, offset, w, bias, r * n, n, c, h, *x.stride()[:2], **tile)
     return bias
 
 
@@ -144,7 +147,8 @@ class PairBias(torch.autograd.Function):
         parts = torch.empty(programs, c + 1, h, dtype=torch.float32, device=x.device)
         d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         tile = tile_of(c, h, x.dtype, 32, 4)
-        backward_kernel[(programs,)](d_bias, x.contiguous(), scale, w, d_x, parts, r * n, n, c, h, *d_bias.stride(), **tile)
+        x = in_place(x)
+        backward_kernel[(programs,)](d_bias, x, scale, w, d_x, parts, r * n, n, c, h, *x.stride()[:2], *d_bias.stride(), **tile)
         d_scale, d_offset, d_w = torch.empty_like(scale), torch.empty_like(offset), torch.empty_like(w)
         parameters_kernel[(c,)](parts, scale, offset, w, d_scale, d_offset, d_w, programs, c, h, H=tile["H"], B=PARTS, num_warps=1)
         return d_x, d_scale, d_offset, d_w

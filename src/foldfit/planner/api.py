@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 
 import msgspec
 import numpy as np
 
-from foldfit.cost.devices import GPUS, Device, find_device
+from foldfit.cost.devices import GIB, GPUS, Device, find_device
 from foldfit.errors import DoesNotFit
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import frontier as chain_frontier
+from foldfit.planner.hopeless import refuse_hopeless
 from foldfit.planner.lengths import longest_n_res
 from foldfit.planner.options import OptionTable, option_table
 from foldfit.planner.policies import POLICIES
@@ -24,6 +26,7 @@ def plan_problem(problem: Problem, device: Device | None = None, policy: str = "
     """The fastest plan that fits. Raises DoesNotFit: need, have, what would fit, what to type."""
     device = device or find_device(problem.device)
     try:
+        refuse_hopeless(problem)
         return make_plan(option_table(problem, device), policy, solver)
     except DoesNotFit as error:
         longest = longest_n_res(problem, device, policy, below=problem.n_res)
@@ -45,6 +48,7 @@ def host_would(problem: Problem, device: Device, policy: str) -> str:
         return ""
     more = msgspec.structs.replace(problem, inputs="overwritten", host_memory=2**62)
     try:
+        refuse_hopeless(more)
         found = make_plan(option_table(more, device))
     except DoesNotFit:
         return ""
@@ -65,9 +69,13 @@ def compare(
 ) -> list[Row]:
     """Every policy side by side, `auto` last."""
     device = device or find_device(problem.device)
+    names, rows = list(policies) or [*POLICIES, "auto"], []
+    try:
+        refuse_hopeless(problem)
+    except DoesNotFit as error:
+        return [Row(policy, None, error) for policy in names]
     table = option_table(problem, device)
-    rows = []
-    for policy in list(policies) or [*POLICIES, "auto"]:
+    for policy in names:
         if on_policy:
             on_policy(policy)
         try:
@@ -80,25 +88,28 @@ def compare(
 @dataclass(frozen=True)
 class Outlook:
     """What memory buys. `points`: (limit in bytes, seconds, lower bound), from the least memory that any plan needs on;
-    `price`: seconds that a byte more than the problem's limit saves at the best; `next_size`: the next larger card's memory.
-    All without host memory."""
+    `price`: seconds that a byte more than the problem's limit saves at the best, `gib`: that one GiB more saves; `next_size`: the next
+    larger card's memory. All without host memory."""
 
     points: list[tuple[int, float, float]]
     price: float
+    gib: float
     next_size: NextSize | None
 
 
 def frontier(problem: Problem, device: Device | None = None, points: int = 12) -> Outlook:
     """The memory-time frontier, from one solve. Raises DoesNotFit where not even the next larger card suffices."""
     device = device or find_device(problem.device)
-    table = option_table(msgspec.structs.replace(problem, host_memory=0), device)
     sizes = {d.memory - d.reserved for d in GPUS}
     top = min((size for size in sizes if size > problem.memory), default=problem.memory)
+    refuse_hopeless(msgspec.structs.replace(problem, host_memory=0, memory=top))
+    table = option_table(msgspec.structs.replace(problem, host_memory=0), device)
     curve = inference_frontier(table) if problem.mode == "infer" else chain_frontier(chain_of(table), top)
     useful = [i for i in np.flatnonzero(np.isfinite(curve.seconds)) if i == 0 or curve.seconds[i] < curve.seconds[i - 1]]
     picks = sorted({useful[round(k * (len(useful) - 1) / max(1, points - 1))] for k in range(points)})
     shown = [(int(curve.limits[i]), float(curve.seconds[i]), float(curve.bound[i])) for i in picks]
-    return Outlook(shown, shadow_price(curve, problem.memory), next_size(curve, problem.memory, sizes))
+    here, more = (curve.at(problem.memory + size)[0] for size in (0, GIB))
+    return Outlook(shown, shadow_price(curve, problem.memory), here - more if here < inf else inf, next_size(curve, problem.memory, sizes))
 
 
 def inference_frontier(table: OptionTable) -> Frontier:

@@ -47,6 +47,8 @@ class Timeline:
     moments: list[Moment] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
     host_bytes: int = 0
+    activation: int = 0
+    """Bytes alive when forward ends, beyond those that stay."""
 
     @property
     def peak(self) -> int:
@@ -104,8 +106,11 @@ class Simulator:
         """When the last copy of a block's input is there, until the computation has waited for it."""
 
     def alive(self) -> int:
-        base = self.chain.base_backward if self.backward_phase else self.chain.base_forward
-        base += self.guests()
+        return (self.chain.base_backward if self.backward_phase else self.chain.base_forward) + self.own()
+
+    def own(self) -> int:
+        """Bytes beyond those that stay."""
+        base = self.guests()
         held = {id(b): b.size for b in (self.state, *self.checkpoints.values()) if b}
         for source, versions, chosen in self.records.values():
             held[id(source)] = source.size
@@ -157,6 +162,7 @@ class Simulator:
     def end(self, step: str) -> None:
         self.require(self.at == len(self.stages) and self.state is not None and not self.backward_phase, step, "before the last block")
         self.place(step, len(self.stages) - 1, frozenset(self.home))
+        self.timeline.activation = self.own()
         self.backward_phase = True
         self.outputs, self.state = self.state, None
         last = len(self.stages) - 1

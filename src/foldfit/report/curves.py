@@ -8,7 +8,6 @@ from foldfit.report.run import Run, Series
 
 MARKERS = dict(zip(("none", "small", "large", "chunk", "auto"), "sD^vo", strict=True))
 COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY)
-DASHES = ("-", "--", "-.")
 LINES = dict(zip(("none", "small", "large", "chunk", "auto"), (ORANGE, YELLOW, GREEN, PINK, BLUE), strict=True))
 
 
@@ -21,12 +20,13 @@ def frontier(run: Run) -> str:
         limits = [b / size for b, _, _ in run.frontier]
         axes.step(limits, [s for _, s, _ in run.frontier], where="post", color=BLUE, label="auto at every limit")
         # Between two limits: the plan of the lower one, the bound of the higher one.
-        axes.step(limits, [low for _, _, low in run.frontier], where="pre", color=GREY, linestyle=":", label="no plan is below")
-        for i, c in enumerate(c for c in run.candidates if c.seconds is not None and c.policy != "auto"):
+        axes.step(
+            limits, [low for _, _, low in run.frontier], where="pre", color=GREY, linestyle=":", label="certificate: no plan is below"
+        )
+        for i, c in enumerate(c for c in run.candidates if c.policy != "auto"):
             axes.plot(
-                c.peak / size, c.seconds, MARKERS.get(c.policy, "PX*"[i % 3]), color=LINES.get(c.policy, GREY), label=c.policy,
-                markersize=7,
-                linestyle="none",
+                c.peak / size, c.seconds, MARKERS.get(c.policy, "PX*"[i % 3]), color=LINES.get(c.policy, GREY), markersize=7,
+                linestyle="none", fillstyle="full" if c.fits else "none", label=c.policy + ("" if c.fits else ", does not fit"),
             )  # fmt: skip
         axes.plot(
             promised.peak_bytes / size, promised.seconds, "o", color=BLUE, markersize=8, label="this plan, promised", linestyle="none"
@@ -108,33 +108,61 @@ def plans(runs: list[Run]) -> str:
 
 
 def scaling(series: Sequence[Series]) -> str:
-    """Seconds against ranks, beside ideal scaling; and the part of them that collectives are waited for."""
+    """Of every problem: seconds against ranks, as planned and as measured, beside ideal scaling; and the part of them that collectives
+    are waited for."""
+    problems = list(dict.fromkeys(one.problem for one in series))
+    names = list(dict.fromkeys(one.policy for one in series))
+    free = iter(c for c in COLOURS if c not in {LINES.get(name) for name in names})
+    colours = {name: LINES.get(name) or next(free, GREY) for name in names}
 
-    def draw(pair: Any) -> None:
-        for i, one in enumerate(series):
-            points = sorted(one.points, key=lambda p: p.ranks)
-            ranks = [p.ranks for p in points]
-            colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
-            promised = [(p.ranks, p.promised, 100 * p.promised_exposed / p.promised) for p in points]
-            took = [(p.ranks, p.took, 100 * p.exposed / p.took) for p in points if p.took]
-            joined, alone, marker, fill = (took, [], "o", "full") if one.measured else (promised, took, "D", "none")
-            pair[0].plot(ranks, [joined[0][1] * joined[0][0] / n for n in ranks], color=colour, linewidth=0.8, linestyle=":")
-            for axes, value in ((pair[0], 1), (pair[1], 2)):
-                axes.plot(
-                    ranks, [point[value] for point in joined], color=colour, linewidth=1.2, linestyle=dashes, marker=marker,
-                    fillstyle=fill, label=one.name,
-                )  # fmt: skip
-                axes.plot([point[0] for point in alone], [point[value] for point in alone], "o", color=colour)
-        pair[0].set(xlabel="GPUs that share the sample", ylabel="seconds; dotted: ideal", xscale="log", yscale="log")
-        pair[1].set(xlabel="GPUs that share the sample", ylabel="% of them waiting for collectives", xscale="log")
-        plain_ticks(pair[0], (pair[0].yaxis,))
-        every = sorted({p.ranks for one in series for p in one.points})
+    def draw(grid: Any) -> None:
+        for pair, problem in zip(grid if len(problems) > 1 else [grid], problems, strict=True):
+            of = [one for one in series if one.problem == problem]
+            for one in of:
+                scaled(pair, one, colours[one.policy])
+            pair[0].set(ylabel="seconds", xscale="log", yscale="log")
+            pair[0].set_title(problem, loc="left", fontsize=9)
+            pair[1].set(ylabel="% waited for others", xscale="log")
+            plain_ticks(pair[0], (pair[0].yaxis,))
+            every = sorted({p.ranks for one in of for p in one.points})
+            for axes in pair:
+                axes.set_xticks(every, [str(n) for n in every], minor=False)
+                axes.set_xticks([], minor=True)
+                axes.set_xlim(every[0] * 0.92, every[-1] * 1.09)
         for axes in pair:
-            axes.set_xticks(every, [str(n) for n in every], minor=False)
-            axes.set_xticks([], minor=True)
-        pair[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+            axes.set(xlabel="GPUs that share the sample")
+        axes.figure.legend(handles=key_of(colours), loc="outside right center", frameon=False, fontsize=8)
 
-    return drawn(draw, (10, 3.4), columns=2)
+    return drawn(draw, (10, 0.7 + 2.3 * len(problems)), columns=2, rows=len(problems))
+
+
+def scaled(pair: Any, one: Series, colour: str) -> None:
+    """One series, on the axes of seconds and of the part waited for."""
+    points = sorted(one.points, key=lambda p: p.ranks)
+    planned = [(p.ranks, p.promised, 100 * p.promised_exposed / p.promised) for p in points]
+    took = [(p.ranks, p.took, 100 * p.exposed / p.took) for p in points if p.took]
+    first = (took or planned)[0]
+    pair[0].plot([p.ranks for p in points], [first[1] * first[0] / p.ranks for p in points], color=colour, linewidth=0.8, linestyle=":")
+    for axes, value in ((pair[0], 1), (pair[1], 2)):
+        axes.plot(
+            [p[0] for p in planned], [p[value] for p in planned], "D", color=colour, linestyle="--", linewidth=1, fillstyle="none",
+            markersize=5,
+        )  # fmt: skip
+        axes.plot([p[0] for p in took], [p[value] for p in took], "o", color=colour, linestyle="-", linewidth=1.4)
+
+
+def key_of(colours: dict[str, str]) -> list[Any]:
+    """The legend: what a colour and what a line means."""
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=colour, linewidth=2.5, label=name) for name, colour in colours.items()]
+    for name, marker, line, fill in (
+        ("measured", "o", "-", "full"),
+        ("planned", "D", "--", "none"),
+        ("ideal, from the first", "", ":", "none"),
+    ):
+        lines.append(Line2D([], [], color=GREY, linewidth=1.2, marker=marker, linestyle=line, fillstyle=fill, label=name))  # type: ignore[arg-type]
+    return lines
 
 
 def plain_ticks(axes: Any, which: Sequence[Any] = ()) -> None:

@@ -14,8 +14,8 @@ PATH, NUMBER = re.compile(r' d="[^"]*"'), re.compile(r"\d+\.\d{3,}")
 """Where a hundredth of a point is enough."""
 
 
-def drawn(draw: Callable[[Any], None], size: tuple[float, float], columns: int = 1) -> str:
-    """The SVG element of what `draw` puts on the axes. Raises MissingEnvironment without matplotlib."""
+def drawn(draw: Callable[[Any], None], size: tuple[float, float], columns: int = 1, rows: int = 1) -> str:
+    """The SVG element of what `draw` puts on the axes, one of them or an array. Raises MissingEnvironment without matplotlib."""
     try:
         import matplotlib
 
@@ -26,7 +26,7 @@ def drawn(draw: Callable[[Any], None], size: tuple[float, float], columns: int =
     with plt.rc_context(
         {"svg.fonttype": "none", "font.size": 9, "svg.hashsalt": "foldfit", "axes.spines.top": False, "axes.spines.right": False}
     ):
-        figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained")
+        figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained")
         draw(axes)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})

@@ -43,11 +43,12 @@ class Peak:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy or a peer beside the plan's own: bytes it needs, seconds where it fits."""
+    """A policy or a peer beside the plan's own: bytes it needs, its seconds, and whether it fits the plan's limit."""
 
     policy: str
     peak: int
-    seconds: float | None
+    seconds: float
+    fits: bool = True
 
 
 @dataclass(frozen=True)
@@ -168,13 +169,9 @@ class Scaled:
 class Series:
     """One problem under one policy, on several numbers of ranks."""
 
-    name: str
+    problem: str
+    policy: str
     points: list[Scaled]
-
-    @property
-    def measured(self) -> bool:
-        """On all of them: what was measured on one is not compared with what is promised on two."""
-        return all(p.took for p in self.points)
 
 
 Bytes = Annotated[int, msgspec.Meta(ge=0)]

@@ -46,7 +46,8 @@ def job_of(plan: Plan, msa: str | None = None, weights: str | None = None, seed:
         check_card(problem.device, torch.cuda.get_device_name())
     torch.manual_seed(seed)
     device, dtype = torch.device(problem.device_type), DTYPES[problem.precision]
-    model = Trunk(*((s.name, s.blocks, s.widths) for s in problem.stacks))
+    with device:  # random parameters are drawn where they are used: 48 blocks' take long on a processor
+        model = Trunk(*((s.name, s.blocks, s.widths) for s in problem.stacks))
     notes = []
     if weights:
         model.load_alphafold(weights)

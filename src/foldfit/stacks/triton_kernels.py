@@ -9,6 +9,7 @@ Written by `python -m foldfit.profile.moments`, which traces the sub-module; the
 from foldfit.stacks.spec import Phase
 
 ROW_SHARE = Phase(
+    strided=True,
     matmuls=("r n z, z h -> r n h",),
     moves="r n h + r n z + h z + 2 z",
     calls=1,
@@ -21,6 +22,7 @@ ROW_SHARE = Phase(
 )
 
 TRIANGLE_BIAS = Phase(
+    strided=True,
     matmuls=("r n c, c h -> r n h",),
     moves="r n h + r n c + h c + 2 c",
     calls=1,
@@ -33,6 +35,7 @@ TRIANGLE_BIAS = Phase(
 )
 
 ATTENTION = Phase(
+    strided=True,
     matmuls=(*("r n c, c h d -> r n h d",) * 4, "r n h d, r k h d -> r h n k", "r h n k, r k h d -> r n h d", "r n h d, h d c -> r n c"),
     back_matmuls=(*("r n c, c h d -> r n h d",) * 8, *("r n h d, r k h d -> r h n k",) * 9, *("r n h d, h d c -> r n c",) * 2),
     moves="5 n h k + 15 n h + 6 r n e + 13 e c + 14 e + 4 r n c + 2 e + c + f32 r",
@@ -57,6 +60,7 @@ ATTENTION = Phase(
 )
 
 UNBIASED_ATTENTION = Phase(
+    strided=True,
     matmuls=(*("r n c, c h d -> r n h d",) * 4, "r n h d, r k h d -> r h n k", "r h n k, r k h d -> r n h d", "r n h d, h d c -> r n c"),
     back_matmuls=(*("r n c, c h d -> r n h d",) * 8, *("r n h d, r k h d -> r h n k",) * 9, *("r n h d, h d c -> r n c",) * 2),
     moves="6 r n e + 13 e c + 14 e + 4 r n c + 2 e + c + f32 r",
