@@ -77,3 +77,20 @@ def test_what_is_kept_is_let_go_of_once():
     out.backward()
     with pytest.raises(RuntimeError, match="second time"):
         out.backward()
+
+
+@pytest.mark.parametrize("name", ["attention", "pair_bias"])
+def test_rows_may_be_columns(name):
+    """Rows, and their mask, are read where they lie, and give the same to the bit."""
+    torch.manual_seed(2)
+    r, n, c, h, d = 4, 7, 16, 2, 8
+    leaves, rest = attention_leaves(r, n, c, h, d, True, False), [(torch.rand(r, n, device=DEVICE) > 0.2).float()]
+    if name == "pair_bias":
+        leaves, rest = [*leaves[:3], random(c, h)], []
+    cotangent = random(*((r, n, c) if name == "attention" else (r, h, n)))
+    turned = [leaves[0].transpose(0, 1).contiguous().transpose(0, 1), *leaves[1:]]
+    function = getattr(KERNELS["triton"], name)
+    here = results(function, leaves, rest, torch.float32, cotangent)
+    there = results(function, turned, [x.t().contiguous().t() for x in rest], torch.float32, cotangent)
+    assert not turned[0].is_contiguous()
+    assert all(torch.equal(x, y) for x, y in zip(here, there, strict=True))
