@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from foldfit.ops import KERNELS
+from foldfit.ops import triton_attention_gate as gate
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -60,6 +61,16 @@ def test_update(dtype, sizes, biased, has_bias):
     mask = torch.ones(r, n, device=DEVICE)
     mask[0, n // 2 :] = 0
     compare("attention", attention_leaves(*sizes, biased, has_bias), [mask], dtype, random(r, n, c))
+
+
+def test_heads_in_blocks(monkeypatch):
+    """Programs that share their tokens, each with some of the heads, the last block with fewer; whole tiles; several parts."""
+    monkeypatch.setattr(gate, "COLUMNS", 32)
+    monkeypatch.setattr(gate, "TOKENS_EACH", 16)
+    monkeypatch.setattr(gate, "TOKENS", 16)
+    torch.manual_seed(1)
+    leaves, mask = attention_leaves(2, 32, 64, 3, 16, True, False), torch.ones(2, 32, device=DEVICE)
+    compare("attention", leaves, [mask], torch.bfloat16, random(2, 32, 64))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

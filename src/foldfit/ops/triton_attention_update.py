@@ -13,7 +13,7 @@ from torch import Tensor
 from foldfit.ops import triton_layer_norm
 from foldfit.ops.triton_attention import attention_forward, check, leading_keys
 from foldfit.ops.triton_attention_backward import differentiate
-from foldfit.ops.triton_attention_gate import gate_parts, prepare
+from foldfit.ops.triton_attention_gate import open_gate
 
 
 def project(x: Tensor, scale: Tensor, offset: Tensor, weights: tuple[Tensor, ...], gating_b: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,7 @@ class AttentionUpdate(torch.autograd.Function):
         g = g.reshape(-1, c)
         d_output_w = (o.view(-1, h * d).t() @ g).view_as(output_w)
         grads, delta = torch.empty_like(projected), torch.empty_like(lse)
-        d_gating_b, d_output_b = through_gate(g, output_w, o, projected, grads, delta, ctx.biased)
+        d_gating_b, d_output_b = open_gate(g, output_w, o, projected, grads, delta, ctx.biased)
         del o
         q, k, v, gate = projected.unbind(2)
         d_bias = differentiate(grads, delta, q, k, v, bias, mask, lead, lse)
@@ -78,19 +78,6 @@ class AttentionUpdate(torch.autograd.Function):
         d_scale, d_offset = triton_layer_norm.differentiate(d_x, x, scale, d_x, offset, y).to(scale.dtype)
         d_w = (y.view(-1, c).t() @ flat).view(c, 4, h, d).unbind(1)
         return d_x, d_scale, d_offset, *d_w, d_gating_b, d_output_w, d_output_b, d_bias, None
-
-
-def through_gate(
-    g: Tensor, w: Tensor, o: Tensor, projected: Tensor, grads: Tensor, delta: Tensor, biased: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """From the gradient of the update, g [N, c], to du and dgate, in the first and last part of grads [r, n, 4, h, d], and delta
-    [r, h, n]. Returns the gradients of the biases, [h, d] and [c], if `biased`."""
-    torch.mm(g, w.flatten(0, 1).t(), out=grads.view(len(g), -1)[:, : o[0, 0].numel()])
-    parts = gate_parts(o) if biased else None
-    prepare(grads[:, :, 0], projected[:, :, 3], o, grads, delta, parts)
-    if parts is None:
-        return None, None
-    return triton_layer_norm.sum_parts(parts, g.dtype), (g.new_ones(1, len(g)) @ g)[0]
 
 
 def attention(

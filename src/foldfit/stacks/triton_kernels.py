@@ -2,7 +2,7 @@
 
 A bias whose rows are not aligned is copied (15 more keys at the most), and counted as if it always were; on NVIDIA Hopper it is
 for long rows in bf16, scaled (ops/hopper_attention.py), in as many bytes. Partial sums of the backward are counted at their most:
-0.5 r n e of the bias' gradient, h c / 64 bytes a token of its projection's, c / 16 of the norm's, e / 16 of the gate's bias'.
+0.5 r n e of the bias' gradient, h c / 64 bytes a token of its projection's, c / 16 of the norm's, (e + c) / 32 of the biases'.
 Written by `python -m foldfit.profile.moments`, which traces the sub-module; the contract test holds them. Letters: stacks/spec.py.
 """
 
@@ -51,7 +51,7 @@ ATTENTION = Phase(
     ),
     saved="5 r n e + 4 e c + f32 r n h + f32 r",
     backward=(
-        "9 r n e + 5 e c + f32 2 r n h + f32 0.015625 r n e + r n + f32 e + e + c + f32 r",
+        "9 r n e + 5 e c + f32 2 r n h + f32 0.0078125 r n e + f32 0.0078125 r n c + r n + f32 e + f32 c + e + c + f32 r",
         "2 n h k + 15 n h + 8.5 r n e + 5 e c + f32 2 r n h + e + c + f32 r",
         "3 n h k + 30 n h + 8 r n e + 5 e c + f32 2 r n h + e + c + f32 r",
         "4 r n e + 5 e c + n h k + 2 r n c + f32 0.015625 r n c + e + f32 4 c + 3 c + f32 r",
@@ -71,7 +71,7 @@ UNBIASED_ATTENTION = Phase(
     record=("4 e c + 7 e + r n c", "4 r n e + 4 e c + 4 e + r n c", "5 r n e + 4 e c + f32 r n h + r n c + f32 r"),
     saved="5 r n e + 4 e c + f32 r n h + f32 r",
     backward=(
-        "9 r n e + 5 e c + f32 2 r n h + f32 0.015625 r n e + r n + f32 e + e + c + f32 r",
+        "9 r n e + 5 e c + f32 2 r n h + f32 0.0078125 r n e + f32 0.0078125 r n c + r n + f32 e + f32 c + e + c + f32 r",
         "4 r n e + 5 e c + 2 r n c + f32 0.015625 r n c + e + f32 4 c + 3 c + f32 r",
         "4 r n e + 9 e c + 2 r n c + e + 3 c + f32 r",
     ),
