@@ -5,6 +5,7 @@ import torch
 
 from foldfit.ops import KERNELS
 from foldfit.ops import triton_attention_gate as gate
+from foldfit.ops.unread import unread
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -105,3 +106,13 @@ def test_rows_may_be_columns(name):
     there = results(function, turned, [x.t().contiguous().t() for x in rest], torch.float32, cotangent)
     assert not turned[0].is_contiguous()
     assert all(torch.equal(x, y) for x, y in zip(here, there, strict=True))
+
+
+def test_unread_updates_have_their_gradients():
+    torch.manual_seed(3)
+    leaves, mask, cotangent = attention_leaves(2, 5, 16, 1, 8, True, True), torch.ones(2, 5, device=DEVICE), random(2, 5, 16)
+    read = results(KERNELS["triton"].attention, leaves, [mask], torch.float32, cotangent)
+    with unread():
+        out = results(KERNELS["triton"].attention, leaves, [mask], torch.float32, cotangent)
+    assert out[0].isnan().all()
+    assert all(torch.equal(x, y) for x, y in zip(read[1:], out[1:], strict=True))

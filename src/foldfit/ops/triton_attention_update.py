@@ -14,6 +14,7 @@ from foldfit.ops import triton_layer_norm
 from foldfit.ops.triton_attention import attention_forward, check, leading_keys
 from foldfit.ops.triton_attention_backward import differentiate
 from foldfit.ops.triton_attention_gate import open_gate
+from foldfit.ops.unread import is_unread
 
 
 def project(x: Tensor, scale: Tensor, offset: Tensor, weights: tuple[Tensor, ...], gating_b: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -42,7 +43,7 @@ def attend(
 def output(o: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """o [r, n, h, d], w [h, d, c] -> [r, n, c]."""
     (r, n), flat, w = o.shape[:2], o.flatten(0, 1).flatten(1), w.flatten(0, 1)
-    return (flat @ w if b is None else torch.addmm(b, flat, w)).view(r, n, -1)
+    return (flat @ w if b is None else torch.addmm(b, flat, w)).view(r, n, w.shape[1])
 
 
 class AttentionUpdate(torch.autograd.Function):
@@ -56,6 +57,8 @@ class AttentionUpdate(torch.autograd.Function):
         o, ctx.kept = attend(x, scale, offset, (query_w, key_w, value_w, gating_w), gating_b, bias, mask, True)
         ctx.biased = output_b is not None
         ctx.save_for_backward(x, scale, offset, output_w, bias, mask)
+        if is_unread():
+            return torch.empty_like(x, memory_format=torch.contiguous_format)
         return output(o, output_w, output_b)
 
     @staticmethod
