@@ -11,10 +11,10 @@ class Attention(SubModule):
 
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n], shared ([n, h, k],) or () -> [r, n, c]."""
-        y = ops.layer_norm(x[0], self.norm_scale, self.norm_offset)
-        bias = shared[0] if shared else None
-        o = ops.attention(y, self.query_w, self.key_w, self.value_w, self.gating_w, self.gating_b, bias, mask)
-        return ops.linear(o.flatten(2), self.output_w.flatten(0, 1), self.output_b)
+        return ops.attention(
+            x[0], self.norm_scale, self.norm_offset, self.query_w, self.key_w, self.value_w, self.gating_w, self.gating_b,
+            self.output_w, self.output_b, shared[0] if shared else None, mask,
+        )  # fmt: skip
 
 
 class TriangleAttention(Attention):
@@ -22,8 +22,7 @@ class TriangleAttention(Attention):
 
     def share(self, x: Tensor, mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
         """x [r, n, c_z] -> the bias of r queries ([r, h, n],)."""
-        y = ops.layer_norm(x, self.norm_scale, self.norm_offset)
-        return (ops.linear(y, self.bias_w, None).transpose(1, 2).contiguous(),)
+        return (ops.pair_bias(x, self.norm_scale, self.norm_offset, self.bias_w),)
 
 
 class RowAttentionWithPairBias(Attention):
@@ -31,8 +30,7 @@ class RowAttentionWithPairBias(Attention):
 
     def share(self, x: Tensor, mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
         """x [r, n, c_z], rows of the pair -> the bias of r queries ([r, h, n],)."""
-        y = ops.layer_norm(x, self.bias_norm_scale, self.bias_norm_offset)
-        return (ops.linear(y, self.bias_w, None).transpose(1, 2).contiguous(),)
+        return (ops.pair_bias(x, self.bias_norm_scale, self.bias_norm_offset, self.bias_w),)
 
 
 class GlobalAttention(SubModule):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from foldfit.ops.reference import REFERENCE, linear
+from foldfit.ops.reference import REFERENCE, linear, update_by
 
 
 def attention(
@@ -26,4 +26,4 @@ def attention(
     return linear(x, gate_w, gate_b).sigmoid() * o.squeeze(0).transpose(1, 2)
 
 
-CUEQ = replace(REFERENCE, attention=attention)
+CUEQ = replace(REFERENCE, attention=update_by(attention))

@@ -22,9 +22,13 @@ class Ops:
     """(x [..., c], w [c, *out], b [*out] or None) -> [..., *out]"""
     gate: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     """sigmoid(linear(x, w, b))"""
-    attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor], Tensor]
-    """(x [r, n, c], query_w, key_w, value_w, gate_w [c, h, d], gate_b [h, d] or None, bias [n, h, k] or None, mask [r, k]) ->
-    sigmoid(gate) * attention, [r, n, h, d]"""
+    pair_bias: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(x [r, n, c], the norm's scale, offset [c], w [c, h]) -> norm(x) w, as [r, h, n]"""
+    attention: Callable[
+        [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None, Tensor], Tensor
+    ]
+    """(x [r, n, c], the norm's scale, offset [c], query_w, key_w, value_w, gating_w [c, h, d], gating_b [h, d] or None, output_w [h, d, c],
+    output_b [c] or None, bias [n, h, k] or None, mask [r, k]) -> the whole update, [r, n, c]; gating_b and output_b both or neither"""
     global_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     """(x [r, n, c], the norm's scale, offset [c], query_w [c, h, d], key_w, value_w [c, d], gating_w [c, h, d], gating_b [h, d],
     output_w [h, d, c], output_b [c], mask [r, n]) -> the whole update, [r, n, c]"""

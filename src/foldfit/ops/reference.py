@@ -5,6 +5,8 @@ specs: a library may otherwise copy behind our back on one device and not on ano
 Shapes: see ops/namespace.py.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,10 +49,29 @@ def gate(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     return flat_linear(x, w, b).sigmoid_().view(*x.shape[:-1], *w.shape[1:])
 
 
+def pair_bias(x: Tensor, norm_scale: Tensor, norm_offset: Tensor, w: Tensor) -> Tensor:
+    y = layer_norm(x, norm_scale, norm_offset)
+    return linear(y, w, None).transpose(1, 2).contiguous()
+
+
+def update_by(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """AF2 Suppl. Alg. 7, lines 1 and 7, around `attention`, which does lines 2-6 and has the rest's arguments as they come."""
+
+    def update(
+        x: Tensor, norm_scale: Tensor, norm_offset: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor,
+        gating_b: Tensor | None, output_w: Tensor, output_b: Tensor | None, bias: Tensor | None, mask: Tensor,
+    ) -> Tensor:  # fmt: skip
+        y = layer_norm(x, norm_scale, norm_offset)
+        o = attention(y, query_w, key_w, value_w, gating_w, gating_b, bias, mask)
+        return linear(o.flatten(2), output_w.flatten(0, 1), output_b)
+
+    return update
+
+
 def attention(
     x: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gate_w: Tensor, gate_b: Tensor | None, bias: Tensor | None, mask: Tensor
 ) -> Tensor:
-    """AF2 Suppl. Alg. 7, lines 2-6: the soft-max is materialised, [r, h, n, k]."""
+    """The soft-max is materialised, [r, h, n, k]."""
     q, k, v, gate = linear(x, query_w, None), linear(x, key_w, None), linear(x, value_w, None), linear(x, gate_w, gate_b)
     r, n, h, d = q.shape
     keys = k.permute(0, 2, 3, 1).reshape(r * h, d, n)
@@ -151,7 +172,8 @@ REFERENCE = Ops(
     layer_norm=layer_norm,
     linear=linear,
     gate=gate,
-    attention=attention,
+    pair_bias=pair_bias,
+    attention=update_by(attention),
     global_attention=global_attention,
     single_attention=single_attention,
     gated_linear=gated_linear,

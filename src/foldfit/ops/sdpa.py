@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from foldfit.ops.reference import REFERENCE, linear, masked_logit
+from foldfit.ops.reference import REFERENCE, linear, masked_logit, update_by
 
 ALIGN = 8  # elements: the fused CUDA kernels want head dims and bias rows in multiples of it
 
@@ -39,4 +39,4 @@ def attention(
     return gate.sigmoid() * o.transpose(1, 2)
 
 
-SDPA = replace(REFERENCE, attention=attention)
+SDPA = replace(REFERENCE, attention=update_by(attention))

@@ -1,13 +1,10 @@
 """The backward of triton_attention.py, after FlashAttention (Dao et al., 2022): the soft-max is recomputed from its log-sum-exp.
 
-Four kernels, no atomics, so that runs repeat to the bit: `prepare` (per element), one that owns keys (dk, dv), one that
+Four kernels, no atomics, so that runs repeat to the bit: `prepare` (triton_attention_gate.py), one that owns keys (dk, dv), one that
 owns logits over all rows (dbias) and one that owns queries (dq). A logit costs 18 d FLOPs and three exponentials. Fusing
 two of the three would need sums across programs: atomics, or partial sums of the size of dq for every tile. One program for
 all of a row and head, which sums dq in shared memory, does with 10 d FLOPs and one exponential what dkv and dq need 14 d and two
 for, and took as long (Gluon, an NVIDIA H100, 512 rows of 384 tokens, 8 heads: 1.04 ms and 1.03 ms): it leaves too few warps.
-
-With u the attention before the gate and o = sigmoid(gate) u, only o is kept (the projection that follows keeps it too):
-du = sigmoid(gate) do, dgate = do o (1 - sigmoid(gate)), and the soft-max's row sum delta = sum_d du u = sum_d do o.
 """
 
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from foldfit.ops.triton_attention import LOG2E, Tile, aligned, dot, padded_dim, padding, precision_of, unmasked_keys
+from foldfit.ops.triton_attention_gate import prepare
 
 WAVE = 396  # programs of dbias_kernel that an H200 runs at once, three a multiprocessor
 
@@ -48,29 +46,6 @@ def backward_tiles(n: int, d: int, dtype: torch.dtype) -> Tiles:
     if d > 32:
         return Tiles(Tile(32, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2))
     return Tiles(Tile(32, 64, 4, 3, 128), Tile(64, 64, 4, 3, 168), Tile(64, 64, 4, 3, 128))
-
-
-@triton.jit
-def prepare_kernel(
-    do, o, gate, dgate, du, delta, n, gate_r, gate_n,
-    GATE_H: tl.constexpr, OUT_N: tl.constexpr, H: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
-):  # fmt: skip
-    """T (token, head) pairs of a row: all reads and writes but delta's are one block of memory."""
-    tiles = tl.cdiv(n * H, T)
-    row = (tl.program_id(0) // tiles).to(tl.int64)
-    pair = tl.program_id(0) % tiles * T + tl.arange(0, T)
-    channel = tl.arange(0, D)
-    inside = (pair < n * H)[:, None] & (channel < DIM)[None, :]
-    flat = (row * n * H + pair)[:, None] * DIM + channel[None, :]
-    out = (row * n + pair // H)[:, None] * OUT_N + (pair % H)[:, None] * DIM + channel[None, :]
-    gates = gate + row * gate_r + (pair // H).to(tl.int64)[:, None] * gate_n + (pair % H)[:, None] * GATE_H + channel[None, :]
-    # [T, D]
-    b_do = tl.load(do + flat, mask=inside, other=0.0).to(tl.float32)
-    b_o = tl.load(o + flat, mask=inside, other=0.0).to(tl.float32)
-    sigmoid = 1 / (1 + tl.exp2(tl.load(gates, mask=inside, other=0.0).to(tl.float32) * -LOG2E))
-    tl.store(du + out, (b_do * sigmoid).to(du.dtype.element_ty), mask=inside)
-    tl.store(dgate + out, (b_do * b_o * (1 - sigmoid)).to(dgate.dtype.element_ty), mask=inside)
-    tl.store(delta + (row * H + pair % H) * n + pair // H, tl.sum(b_do * b_o, 1), mask=pair < n * H)
 
 
 @triton.jit
@@ -343,23 +318,34 @@ def attention_backward(
     want_bias: bool = True,
     tiles: Tiles | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """do and o [r, n, h, d], lse [r, h, n] fp32, the forward's inputs -> d [r, n, 4, h, d] of q, k, v, gate, and dbias [n, h, n] or None.
+    """do and o [r, n, h, d], lse [r, h, n], the forward's inputs -> gradients [r, n, 4, h, d] of q, k, v, gate; dbias [n, h, n]."""
+    r, n, h, d = q.shape
+    grads, delta = torch.empty(r, n, 4, h, d, dtype=q.dtype, device=q.device), torch.empty_like(lse)
+    prepare(do.contiguous(), gate, o, grads, delta)
+    return grads, differentiate(grads, delta, q, k, v, bias, mask, lead, lse, want_bias, tiles)
 
-    Beside what it returns it allocates delta, 4 r h n bytes, the bias twice where its rows are not aligned, once
-    transposed, and, while dk and dv are not there yet, the row groups' partial dbias, at most half as large as q.
+
+def differentiate(
+    grads: Tensor,
+    delta: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    lead: Tensor | None,
+    lse: Tensor,
+    want_bias: bool = True,
+    tiles: Tiles | None = None,
+) -> Tensor | None:
+    """grads [r, n, 4, h, d] with du and dgate in its first and last part, and delta -> dq, dk and dv into the first three; dbias [n, h, n].
+
+    Beside what it returns it allocates the bias twice where its rows are not aligned, once transposed, and, while dk and dv are not
+    there yet, the row groups' partial dbias, at most half as large as q.
     """
     r, n, h, d = q.shape
     tiles = tiles or backward_tiles(n, d, q.dtype)
-    do = do.contiguous()
-    grads = torch.empty(r, n, 4, h, d, dtype=q.dtype, device=q.device)
-    dq, dk, dv, dgate = grads.unbind(2)
-    delta = torch.empty_like(lse)
-    pairs = 128  # (token, head) pairs a program
-    prepare_kernel[(r * triton.cdiv(n * h, pairs),)](
-        do, o, gate, dgate, dq, delta, n, gate.stride(0), gate.stride(1),
-        GATE_H=gate.stride(2), OUT_N=4 * h * d, H=h, DIM=d, D=padded_dim(d), T=pairs, num_warps=4,
-    )  # fmt: skip
-    del do
+    dq, dk, dv, _ = grads.unbind(2)
     du = dq  # until dq_kernel overwrites it, tile by tile
     has_bias = bias is not None
     strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)
@@ -399,4 +385,4 @@ def attention_backward(
         q, k, v, by_query, mask, lead, lse, delta, dq, r, n, *strides, bias_n, *mask_strides, d**-0.5,
         **common, Q=tile.queries, K=tile.keys, HAS_BIAS=has_bias, EVEN=n % tile.keys == 0, **tile.options,
     )  # fmt: skip
-    return grads, dbias
+    return dbias

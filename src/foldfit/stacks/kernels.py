@@ -32,9 +32,9 @@ def anywhere(update: Phase, share: Phase | None = None) -> dict[str, Kernel]:
     return {"cpu": Kernel(update, share), "cuda": Kernel(update, share)}
 
 
-def fused(update: Phase, widths: tuple[str, int, int], share: Phase | None = None, **more: Any) -> dict[str, Kernel]:
+def fused(update: Phase, *widths: tuple[str, int, int], share: Phase | None = None, **more: Any) -> dict[str, Kernel]:
     """Ours in Triton, for CUDA."""
-    return {"cuda": Kernel(update, share, within=(widths,), **more)}
+    return {"cuda": Kernel(update, share, within=widths, **more)}
 
 
 def by_cueq(update: Phase, share: Phase) -> dict[str, Kernel]:
@@ -50,7 +50,7 @@ COLUMN_ATTENTION: Kernels = {
 ROW_ATTENTION: Kernels = {
     "reference": anywhere(attention.UPDATE, attention.ROW_SHARE),
     "sdpa": {"cpu": Kernel(sdpa.CPU_UPDATE, attention.ROW_SHARE), "cuda": Kernel(sdpa.CUDA_UPDATE, attention.ROW_SHARE, multiple=8)},
-    "triton": fused(triton.ATTENTION, ("d", 8, 64), triton.ROW_SHARE, turns=LONG_ROWS),
+    "triton": fused(triton.ATTENTION, ("d", 8, 64), ("z", 1, 512), share=triton.ROW_SHARE, turns=LONG_ROWS),
     "cueq": by_cueq(cueq.UPDATE, attention.ROW_SHARE),
 }
 TRIANGLE_ATTENTION: Kernels = {
@@ -59,7 +59,7 @@ TRIANGLE_ATTENTION: Kernels = {
         "cpu": Kernel(sdpa.CPU_UPDATE, attention.TRIANGLE_SHARE),
         "cuda": Kernel(sdpa.CUDA_UPDATE, attention.TRIANGLE_SHARE, multiple=8),
     },
-    "triton": fused(triton.ATTENTION, ("d", 8, 64), triton.TRIANGLE_BIAS, turns=LONG_ROWS),
+    "triton": fused(triton.ATTENTION, ("d", 8, 64), ("c", 1, 512), share=triton.TRIANGLE_BIAS, turns=LONG_ROWS),
     "cueq": by_cueq(cueq.UPDATE, attention.TRIANGLE_SHARE),
 }
 GLOBAL_ATTENTION: Kernels = {
@@ -69,7 +69,7 @@ GLOBAL_ATTENTION: Kernels = {
 SINGLE_ATTENTION: Kernels = {"reference": anywhere(single.SINGLE_UPDATE, single.SINGLE_SHARE)}
 TRIANGLE_MULTIPLICATION: Kernels = {
     "reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE),
-    "triton": fused(triton_triangle.TRIANGLE_UPDATE, ("u", 1, 256), triton_triangle.TRIANGLE_SHARE),
+    "triton": fused(triton_triangle.TRIANGLE_UPDATE, ("u", 1, 256), share=triton_triangle.TRIANGLE_SHARE),
 }
 RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE), "triton": fused(triton_transition.RELU_TRANSITION, ("c", 129, 256))}
 NARROW_RELU_TRANSITION: Kernels = {
