@@ -68,7 +68,7 @@ def test_plans_made_elsewhere_are_run_where_the_device_is(few, capsys, tmp_path,
     before = capsys.readouterr().out
     assert {r.status for r in read_results(tmp_path).results} == {"predicted"}
     assert len(list((tmp_path / "plans").glob("*.json"))) == len(read_results(tmp_path).results) == 15
-    monkeypatch.setattr("foldfit.bench.runner.make_plan", lambda *_: pytest.fail("planned again"))
+    monkeypatch.setattr("foldfit.bench.planned.make_plan", lambda *_: pytest.fail("planned again"))
     assert main([*flags, "--gpus", "1"]) == 0
     after = read_results(tmp_path)
     by_world = {(r.problem.world > 1, r.status) for r in after.results}
