@@ -5,8 +5,10 @@ seconds: more blocks under measured costs: time. choice: one problem by many pla
 longest protein for each of several smaller cards, and 1.05 times that.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import inf
 
 import msgspec
 
@@ -21,7 +23,8 @@ from foldfit.problem import Problem, Stack
 
 CARDS = (8, 16, 24, 40, 80)
 """GB, of 1e9 bytes."""
-CHOICE_BLOCKS, CHOICE_MEMORY = 8, 12 * 10**9
+CHOICE_BLOCKS, CHOICE_MEMORY = 12, 117 * 10**8
+"""A quarter of the stack, so that dozens of plans run in minutes, in the memory that a peer takes for all of it."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,10 @@ def least(p: Problem, device: Device) -> int:
     raise AssertionError("nothing fits into one byte")
 
 
-def promise(table: str, p: Problem, device: Device, policy: str = "auto", note: str = "", kernels: tuple[str, ...] = ()) -> Promise:
+def promise(table: str, p: Problem, device: Device, policy: str = "auto", note: str = "", options: OptionTable | None = None) -> Promise:
     key = f"{table} {name_of(p, policy, note)}"
     try:
-        return Promise(table, key, p, policy, make_plan(only(option_table(p, device), kernels), policy))
+        return Promise(table, key, p, policy, make_plan(options or option_table(p, device), policy))
     except DoesNotFit as error:
         return Promise(table, key, p, policy, None, error.need)
 
@@ -155,23 +158,24 @@ def variants(table: OptionTable) -> Iterator[tuple[str, list[BlockChoice]]]:
 
 
 def choice(device: Device) -> Iterator[Promise]:
-    p = problem(device, "evoformer", 512, 384, CHOICE_BLOCKS, launch="graph")
-    p = msgspec.structs.replace(p, memory=CHOICE_MEMORY)
-    yield promise("choice", p, device)
-    for share in (0.95, 0.9, 0.8, 0.7, 0.6):
-        yield promise("choice", msgspec.structs.replace(p, memory=int(share * p.memory)), device, note=f" {share:g} of it")
+    """The chosen one first, then the most promising."""
+    p = problem(device, "evoformer", 512, 384, CHOICE_BLOCKS, launch="graph", memory=CHOICE_MEMORY)
+    options = option_table(p, device)
+    yield promise("choice", p, device, options=options)
+    others = [
+        promise("choice", msgspec.structs.replace(p, memory=int(share * p.memory)), device, note=f" {share:g} of it")
+        for share in (0.95, 0.9, 0.8, 0.7, 0.6)
+    ]
+    others.append(promise("choice", p, replace(device, costs="modelled"), note=" by modelled costs"))
     for kernels in (("reference", "sdpa"), ("reference",)):
-        yield promise("choice", p, device, note=" " + ",".join(kernels), kernels=kernels)
-    for policy in ("small", "large"):
-        yield promise("choice", p, device, policy)
-    for name, blocks in variants(option_table(p, device)):
+        others.append(promise("choice", p, device, note=" " + ",".join(kernels), options=only(options, kernels)))
+    others += [promise("choice", p, device, policy, options=options) for policy in ("small", "large")]
+    for name, blocks in variants(options):
         POLICIES[name] = policy_of(blocks)
-        try:
-            yield promise("choice", p, device, name)
-        except BadInput:
-            continue
-        finally:
-            del POLICIES[name]
+        with contextlib.suppress(BadInput):
+            others.append(promise("choice", p, device, name, options=options))
+        del POLICIES[name]
+    yield from sorted(others, key=lambda o: o.plan.promised.seconds if o.plan else inf)
 
 
 def policy_of(blocks: list[BlockChoice]) -> Callable[[OptionTable], list[BlockChoice]]:
@@ -180,18 +184,20 @@ def policy_of(blocks: list[BlockChoice]) -> Callable[[OptionTable], list[BlockCh
 
 def longest(p: Problem, device: Device, limit: int, guess: int) -> int:
     """The largest n_res under the limit, within 0.2 %: need grows with about its square."""
-    n = guess
-    for _ in range(4):
-        n = int(n * (limit / least(msgspec.structs.replace(p, n_res=n), device)) ** 0.5)
+    last, n = 0, guess
+    while abs(n - last) > 0.0005 * n:
+        last, n = n, int(n * (limit / least(msgspec.structs.replace(p, n_res=n), device)) ** 0.5)
     return int(0.998 * n)
 
 
 def cards(device: Device) -> Iterator[Promise]:
-    for mode, blocks, guess in (("infer", 1, 2800), ("train", 2, 1500)):
-        for card in CARDS:
+    """The smaller ones first."""
+    guesses = {"infer": 3100, "train": 1660}
+    for card, last in zip(CARDS, (CARDS[0], *CARDS), strict=False):
+        for mode, blocks in (("infer", 1), ("train", 2)):
             limit = card * 10**9
             p = problem(device, "evoformer", 128, 1, blocks, mode=mode, memory=limit)
-            n = longest(p, device, limit, round(guess * (card / 8) ** 0.5))
+            n = guesses[mode] = longest(p, device, limit, round(guesses[mode] * (card / last) ** 0.5))
             for n_res, note in ((n, f" {card} GB, longest"), (round(1.05 * n), f" {card} GB, 1.05 x")):
                 yield replace(promise("cards", msgspec.structs.replace(p, n_res=n_res), device, note=note), fraction=limit)
 

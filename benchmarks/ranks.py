@@ -6,8 +6,8 @@ Collectives first (`foldfit profile --gpus N`), so that plans stand on them; the
 order of the table below, the most wanted first. A row that fails says so and the others go on, in new processes where need be; what
 time does not suffice for is `skipped`. FOLDER gets ranks.json (all rows), costs.json (the database with the collectives) and log.txt.
 
-Efficiency: t1 / (N tN) of the same row. `exposed`: seconds between begin and end of the collectives that the computation waits for, in
-an eager run. Peaks are compared under the policies that do not fill the limit: large, chunk. `check`: outputs and gradients, fp32, against
+Efficiency: t1 / (N tN) of the same row. `exposed`: seconds between begin and end of the collectives that the computation waits for.
+Peaks are compared under the policies that do not fill the limit: large, chunk. `check`: outputs and gradients, fp32, against
 one rank's.
 """
 
@@ -54,20 +54,22 @@ class Row:
 ROWS = (
     Row("train", "fp32", 24, 50, 2, what="check"),
     Row("train", "fp32", 24, 50, 2, policy="pieces", what="check"),
+    Row("train", "fp32", 24, 50, 2, launch="graph", what="check"),
+    Row("train", "bf16", 512, 384, launch="graph"),
     Row("train", "bf16", 512, 384),
     Row("infer", "bf16", 128, 2048, 12),
     Row("infer", "bf16", 128, 2048, 12, policy="gathered"),
     Row("infer", "bf16", 512, 2048, 12),
-    Row("train", "bf16", 512, 256),
-    Row("train", "bf16", 128, 256),
+    Row("train", "bf16", 512, 256, launch="graph"),
+    Row("train", "bf16", 128, 256, launch="graph"),
     Row("infer", "bf16", 128, 2048, 48, 16e9, what="longest"),
-    Row("train", "bf16", 512, 384, 12, policy="large"),
+    Row("train", "bf16", 512, 384, 12, launch="graph", policy="large"),
     Row("infer", "bf16", 128, 2048, 2, policy="chunk"),
     Row("infer", "tf32", 128, 2048, 12, 48e9),
-    Row("train", "tf32", 512, 384, 48, 48e9),
-    Row("train", "bf16", 128, 256, 12, policy="small"),
-    Row("train", "bf16", 128, 256, 12, policy="large"),
-    Row("train", "bf16", 128, 256, 4, policy="chunk"),
+    Row("train", "tf32", 512, 384, 48, 48e9, "graph"),
+    Row("train", "bf16", 128, 256, 12, launch="graph", policy="small"),
+    Row("train", "bf16", 128, 256, 12, launch="graph", policy="large"),
+    Row("train", "bf16", 128, 256, 4, launch="graph", policy="chunk"),
     Row("infer", "tf32", 512, 2048, 12, 48e9),
 )
 SMALL = (

@@ -1,10 +1,11 @@
 """foldfit and its peers on one GPU, in one run: attention, triangle multiplication, a training step, inference. Checked first, then timed.
 
-    python benchmarks/side_by_side.py --device H200 --json benchmarks/results/side_by_side_h200.json [--only attention step ...]
+    python -m benchmarks.side_by_side --device H200 --json benchmarks/results/side_by_side_h200.json [--only attention step ...]
 
 Peers that are not installed are rows that say so. Errors are ||x - x64|| / ||x64||, against fp64 for kernels, against the same
-implementation in fp32 for stacks. Times are medians by CUDA events, on fresh random inputs; peaks are those of PyTorch's allocator beyond
-what was alive before, for stacks with inputs and parameters included.
+implementation in fp32 for stacks. Times are medians by CUDA events, on fresh random inputs, launched kernel by kernel and, for small
+kernels of both sides, as CUDA graphs (`graph_ms`); peaks are those of PyTorch's allocator beyond what was alive before, for stacks with
+inputs and parameters included. What the file has of other parts, measured on the same device and versions, stays in it.
 """
 
 import argparse
@@ -16,13 +17,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from benchmarks.peers import cueq, openfold
+from benchmarks.peers import cueq, openfold, pytorch
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import FoldfitError
 from foldfit.ops import triton_attention
@@ -37,6 +40,12 @@ from foldfit.runtime.measure import measure
 from foldfit.runtime.trunk import DTYPES
 
 HEADS, DIM = 4, 32
+LAUNCH_BOUND = 512
+"""Tokens up to which kernels are timed as graphs too."""
+LIMITS = (4e9, 6e9, 8e9, 11.7e9, 16e9, 24e9, 40e9, 60e9)
+"""Of the frontier, bytes."""
+PATIENCE = 5.0
+"""Seconds after which no further run of a peer is timed."""
 ABSENT = (ImportError, NotImplementedError, FoldfitError, torch.OutOfMemoryError, AssertionError, RuntimeError)
 """What a peer may say to sizes or flags that it does not take: its row says so."""
 
@@ -48,6 +57,20 @@ def relative(x: Tensor, expected: Tensor) -> float:
 def timed(run: Callable[[], Any], long: bool = False) -> float:
     """Milliseconds."""
     return triton.testing.do_bench(run, warmup=1 if long else 25, rep=1 if long else 100, return_mode="median")
+
+
+def replayed(run: Callable[[], Any]) -> float:
+    """Milliseconds as a CUDA graph, whose kernels do not wait for the host."""
+    return triton.testing.do_bench_cudagraph(run, rep=20, return_mode="median")
+
+
+def as_graphs(forward: Callable[[], Any], both: Callable[[], Any]) -> dict:
+    try:
+        with torch.no_grad():
+            row = {"forward_graph_ms": replayed(forward)}
+        return row | {"both_graph_ms": replayed(both)}
+    except ABSENT as error:
+        return {"no_graph": str(error).split("\n")[0]}
 
 
 def peak_of(run: Callable[[], Any]) -> int:
@@ -63,37 +86,45 @@ def differentiated(run: Callable[[], Tensor], d_out: Tensor, inputs: list[Tensor
     return lambda: torch.autograd.grad(run(), inputs, d_out)
 
 
-def attention(n: int) -> list[dict]:
-    """Gated attention with pair bias over n rows of n tokens, bf16. FLOPs: the forward's two products, 4 n^3 h d."""
-    ours = [x.requires_grad_() for x in torch.randn(n, n, 4, HEADS, DIM, device="cuda", dtype=torch.bfloat16).unbind(2)]
-    bias = torch.randn(n, HEADS, n, device="cuda", dtype=torch.bfloat16).requires_grad_()
+def attention(rows: int, n: int, heads: int = HEADS, biased: bool = True) -> list[dict]:
+    """Gated attention over `rows` of n tokens, bf16, with pair bias or without. FLOPs: the forward's two products, 4 rows n^2 h d."""
+    ours = [x.requires_grad_() for x in torch.randn(rows, n, 4, heads, DIM, device="cuda", dtype=torch.bfloat16).unbind(2)]
     theirs = [x.detach().transpose(1, 2).contiguous().requires_grad_() for x in ours]
-    their_bias = bias.detach().transpose(0, 1)[None].contiguous().requires_grad_()
-    d_out = torch.randn(n, n, HEADS, DIM, device="cuda", dtype=torch.bfloat16)
-    rows = []
+    bias = torch.randn(n, heads, n, device="cuda", dtype=torch.bfloat16).requires_grad_() if biased else None
+    their_bias = bias.detach().transpose(0, 1)[None].contiguous().requires_grad_() if bias is not None else None
+    d_out = torch.randn(rows, n, heads, DIM, device="cuda", dtype=torch.bfloat16)
     turned = d_out.transpose(1, 2).contiguous()
+    if bias is not None and their_bias is not None:
+        peer, their_run, their_inputs = "cuEq", partial(cueq.attention, *theirs, their_bias), [*theirs, their_bias]
+    else:
+        peer, their_run, their_inputs = "PyTorch", partial(pytorch.attention, *theirs), theirs
     sides: dict[str, tuple] = {
-        "foldfit": (partial(triton_attention.attention, *ours, bias, None), [*ours, bias], d_out, lambda o: o),
-        "cuEq": (partial(cueq.attention, *theirs, their_bias), [*theirs, their_bias], turned, lambda o: o.transpose(1, 2)),
+        "foldfit": (partial(triton_attention.attention, *ours, bias, None), [*ours, *([bias] if biased else [])], d_out, lambda o: o),
+        peer: (their_run, their_inputs, turned, lambda o: o.transpose(1, 2)),
     }
     some = slice(0, 4)
     q, k, v, gate = (x[some].detach().double() for x in ours)
-    logits = torch.einsum("rqhd,rkhd->rhqk", q, k) * DIM**-0.5 + bias.detach().double().transpose(0, 1)
+    logits = torch.einsum("rqhd,rkhd->rhqk", q, k) * DIM**-0.5
+    if bias is not None:
+        logits += bias.detach().double().transpose(0, 1)
     exact = gate.sigmoid() * torch.einsum("rhqk,rkhd->rqhd", logits.softmax(-1), v)
     del logits
+    found = []
     for name, (run, inputs, gradient, seen) in sides.items():
-        row: dict[str, Any] = {"what": "attention", "who": name, "n_res": n}
+        row: dict[str, Any] = {"what": "attention", "who": name, "rows": rows, "n_res": n, "heads": heads, "bias": biased}
+        both = differentiated(run, gradient, inputs)
         try:
             with torch.no_grad():
                 row["error"] = relative(seen(run())[some], exact)
                 row["forward_ms"] = timed(run)
-            row["tflops"] = 4 * n**3 * HEADS * DIM / row["forward_ms"] / 1e9
+            row["tflops"] = 4 * rows * n**2 * heads * DIM / row["forward_ms"] / 1e9
             if n <= 1024:
-                row["both_ms"] = timed(differentiated(run, gradient, inputs))
+                row["both_ms"] = timed(both)
         except ABSENT as error:
-            row["absent"] = str(error).split("\n")[0]
-        rows.append(row)
-    return rows
+            found.append(row | {"absent": str(error).split("\n")[0]})
+            continue
+        found.append(row | (as_graphs(run, both) if n <= LAUNCH_BOUND else {}))
+    return found
 
 
 def our_triangle(n: int, device: Device) -> dict:
@@ -191,12 +222,12 @@ def peer_stack(row: dict, name: str, n_seq: int, n_res: int, blocks: int, precis
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             times = []
-            for _ in range(3):
+            while len(times) < 3 and sum(times) < PATIENCE:
                 start = time.perf_counter()
                 once()
                 torch.cuda.synchronize()
                 times.append(time.perf_counter() - start)
-        return row | {"ms": sorted(times)[1] * 1e3, "peak": torch.cuda.max_memory_allocated()}
+        return row | {"ms": median(times) * 1e3, "peak": torch.cuda.max_memory_allocated()}
     except ABSENT as error:
         return row | {"absent": str(error).split("\n")[0]}
 
@@ -219,28 +250,39 @@ def same_as_fp32(name: str) -> dict:
 
 
 def steps(device: Device) -> list[Callable[[], dict]]:
-    rows: list[Callable[[], dict]] = [partial(same_as_fp32, name) for name in openfold.KERNELS]
+    """Ours first: a peer's step takes seconds."""
     room = 0.95 * (device.memory - device.reserved)
-    for n_seq, n_res, limits in ((128, 256, (3.297e9,)), (512, 256, (6.962e9,)), (512, 384, (11.7e9, room))):
+    shapes = ((128, 256, (3.297e9,)), (512, 256, (6.962e9,)), (512, 384, (11.7e9, room)))
+    rows: list[Callable[[], dict]] = []
+    for n_seq, n_res, limits in shapes:
         rows += [partial(planned, {"what": "step"}, "evoformer", n_seq, n_res, 48, limit, device) for limit in limits]
-        rows += [partial(peer_stack, {"what": "step"}, name, n_seq, n_res, 48, "bf16", True) for name in openfold.KERNELS]
     for n_seq, n_res, limit in ((1024, 256, 3.6e9), (1024, 384, 8.069e9), (5120, 384, 22.59e9)):
         rows.append(partial(planned, {"what": "extra"}, "extra_msa", n_seq, n_res, 4, limit, device))
+    rows += [partial(same_as_fp32, name) for name in openfold.KERNELS]
+    for n_seq, n_res, _ in shapes:
+        rows += [partial(peer_stack, {"what": "step"}, name, n_seq, n_res, 48, "bf16", True) for name in openfold.KERNELS]
     return rows
+
+
+def frontier(device: Device) -> list[Callable[[], dict]]:
+    """What memory buys: the step at (512, 384) under ever larger limits, each measured once."""
+    return [partial(planned, {"what": "frontier"}, "evoformer", 512, 384, 48, limit, device, repeat=1) for limit in LIMITS]
 
 
 def inference(device: Device) -> list[Callable[[], dict]]:
     rows: list[Callable[[], dict]] = []
-    for precision, limits in (("bf16", (3.6e9, 10.7e9)), ("tf32", (6.6e9, 25.7e9)), ("fp32", (6.6e9, 25.7e9))):
+    precisions = {"bf16": (3.6e9, 10.7e9), "tf32": (6.6e9, 25.7e9), "fp32": (6.6e9, 25.7e9)}
+    for precision, limits in precisions.items():
         options: dict[str, Any] = {"mode": "infer", "precision": precision, "launch": "eager", "inputs": "overwritten"}
         rows += [partial(planned, {"what": "infer"}, "evoformer", 128, 2048, 4, limit, device, **options) for limit in limits]
+    for precision in precisions:
         for name in list(openfold.KERNELS)[:2]:
             rows.append(partial(peer_stack, {"what": "infer"}, name, 128, 2048, 2, precision, False, 4 if name == "OpenFold" else 128))
     return rows
 
 
 def longest(device: Device) -> list[Callable[[], dict]]:
-    """One block in place: 10,000 residues in 61 GB, 15,000 on the card."""
+    """One block in place: 10,000 residues in 61 GB, 15,000 on the card, which then has to be one of 140 GB."""
     room = device.memory - device.reserved
     options: dict[str, Any] = {"repeat": 0, "mode": "infer", "inputs": "overwritten", "launch": "eager"}
     return [
@@ -253,34 +295,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="H200")
     parser.add_argument("--costs", default="")
-    parser.add_argument("--json", metavar="FILE")
-    parts = ["attention", "triangle", "step", "infer", "longest"]
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parts = ["attention", "triangle", "step", "frontier", "infer", "longest"]
     parser.add_argument("--only", nargs="+", default=parts, choices=parts)
     args = parser.parse_args()
     device = replace(find_device(args.device), costs=args.costs)
     sizes = (256, 384, 512, 1024, 2048)
     runs: dict[str, list[Callable[[], Any]]] = {
-        "attention": [partial(attention, n) for n in sizes],
+        "attention": [partial(attention, 512, 384, 8), partial(attention, 384, 512, 8, False), *(partial(attention, n, n) for n in sizes)],
         "triangle": [run for n in sizes for run in (partial(our_triangle, n, device), partial(their_triangle, n))],
         "step": steps(device),
+        "frontier": frontier(device),
         "infer": inference(device),
         "longest": longest(device),
     }
-    rows: list[dict] = []
+    head = {
+        "device": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__, "python": sys.version.split()[0],
+    }  # fmt: skip
+    rows = others(args.json, head, args.only) if args.json else []
     for part in args.only:
         for run in runs[part]:
             found = run()
             for row in found if isinstance(found, list) else [found]:
-                rows.append(row)
+                rows.append({"part": part} | row)
                 print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
             gc.collect()
             torch.cuda.empty_cache()
             if args.json:
-                head = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__}
-                with open(args.json, "w") as f:
-                    json.dump(
-                        head | {"python": sys.version.split()[0], "date": datetime.date.today().isoformat(), "rows": rows}, f, indent=1
-                    )
+                args.json.write_text(json.dumps(head | {"date": datetime.date.today().isoformat(), "rows": rows}, indent=1) + "\n")
+
+
+def others(file: Path, head: dict[str, str], parts: list[str]) -> list[dict]:
+    """The rows of other parts that the file has from the same device and versions."""
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    return [row for row in found.get("rows", []) if row.get("part", "") not in ("", *parts)] if head.items() <= found.items() else []
 
 
 if __name__ == "__main__":

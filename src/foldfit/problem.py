@@ -39,7 +39,7 @@ class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`memory`: the limit in bytes on what the run may allocate. `inputs`: "kept" leaves the caller's tensors as they are,
-    "overwritten" lets an inference write the result into them. `launch`: kernel by kernel, or as a CUDA graph. `host_memory`:
+    "overwritten" lets an inference write the result into them. `launch`: kernel by kernel, or as CUDA graphs. `host_memory`:
     bytes of pinned host memory that block inputs of a training step may wait in, or state tensors of an inference may be at home in,
     0 for none. `world`: ranks, a device each;
     `axial`: how many of them share one sample, the rest being replicas on samples of their own. Limits are a rank's.
@@ -79,8 +79,6 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise BadInput(f"axial: expected a divisor of the {self.world} ranks, got {self.axial}")
         if self.axial > 1 and self.inputs == "overwritten":
             raise NotSupported("overwritten inputs over several ranks, which re-lay them: keep the inputs")
-        if self.world > 1 and self.launch == "graph":  # its capture of NCCL's collectives ended a rank, on 2 H100
-            raise NotSupported("a CUDA graph over several ranks: launch eagerly")
         if not isinstance(self.host_memory, int) or self.host_memory < 0:
             raise BadInput(f"host_memory: expected a whole number of bytes, 0 for none, got {self.host_memory!r}")
         if self.host_memory and self.launch == "graph":

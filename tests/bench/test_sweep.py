@@ -90,13 +90,13 @@ def test_what_does_not_fit_a_gpu_runs_out_of_memory_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=2**31))
     card = find_device("H200")
-    problem = Problem(stacks=(small.stack("pairformer", 2),), n_res=64, memory=2**20, device=card.name, device_type="cuda")
+    problem = Problem(stacks=(small.stack("pairformer", 2),), n_res=64, memory=2**24, device=card.name, device_type="cuda")
     case, head = Case("a case", problem, "none"), runner.header("bench", "full", card, False)
     told = (torch.OutOfMemoryError("full"), "ran out of memory", "OOM, by the run too"), (BadInput("x"), "does not fit", "OOM")
     for error, status, words in told:
         monkeypatch.setattr(runner, "measured", raising(error))
         results = runner.bench([case], head, card, True)
-        assert results.results[0].status == status and shares[-2:] == [2**20 / 2**31, 1.0]
+        assert results.results[0].status == status and shares[-2:] == [2**24 / 2**31, 1.0]
         assert markdown(results).rstrip(" |\n").endswith(words)
 
 

@@ -11,6 +11,7 @@ pytest.importorskip("triton.experimental.gluon")
 
 from foldfit.ops import hopper_attention
 from foldfit.ops import triton_attention as ta
+from foldfit.stacks.kernels import LONG_ROWS
 from tests.ops.test_triton_attention import compare, make_inputs, reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,6 +48,10 @@ def test_scaled_bias():
     assert scaled.stride() == (64, 32, 1)
     expected = (bias.double() * 1.4426950408889634).clamp(-65504, 65504)
     torch.testing.assert_close(scaled.double(), expected, rtol=2**-11, atol=1e-7)
+
+
+def test_the_check_of_kernels_knows_where_it_begins():
+    assert dict(LONG_ROWS)["bf16"] == hopper_attention.LEAST_N
 
 
 @on_hopper

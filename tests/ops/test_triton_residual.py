@@ -1,4 +1,4 @@
-"""The Triton residual against PyTorch: in place, over strides, with and without dropout's factors."""
+"""The Triton residual and the copy of rows against PyTorch: in place and not, over strides, with and without dropout's factors."""
 
 import pytest
 import torch
@@ -10,10 +10,18 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def same(target: torch.Tensor, update: torch.Tensor, factors: torch.Tensor | None) -> None:
-    expected = target.clone(memory_format=torch.preserve_format).double()
-    ref.add(expected, update.double(), None if factors is None else factors.double())
-    tr.add(target, update, factors)
-    assert torch.equal(target, expected.to(target.dtype))
+    source, wide = target.clone(), None if factors is None else factors.double()
+    expected = torch.empty_like(source, dtype=torch.float64)
+    ref.add(expected, source.double(), update.double(), wide)
+    whole = torch.full((*target.shape[:-1], 2 * target.shape[-1]), torch.nan, dtype=target.dtype, device=DEVICE)
+    elsewhere = whole[..., : target.shape[-1]]
+    tr.add(elsewhere, source, update, factors)
+    tr.add(target, target, update, factors)
+    for out in (elsewhere, target):
+        assert torch.equal(out, expected.to(target.dtype))
+    assert whole[..., target.shape[-1] :].isnan().all()
+    copy = tr.packed(source, factors)
+    assert copy.is_contiguous() and torch.equal(copy, ref.packed(source.double(), wide).to(target.dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -36,3 +44,8 @@ def test_rows_and_columns(shape, axis, dropped, dtype):
 def test_one_axis_and_an_update_with_strides():
     target = torch.randint(-8, 9, (7, 40), device=DEVICE).float()
     same(target, torch.randint(-8, 9, (40, 7), device=DEVICE).float().t(), None)
+
+
+def test_rows_that_lie_together_are_not_copied():
+    x = torch.randn(3, 4, 8, device=DEVICE)
+    assert all(packed(x, None) is x for packed in (tr.packed, ref.packed))

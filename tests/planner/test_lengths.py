@@ -3,11 +3,15 @@
 import msgspec
 import pytest
 
+from foldfit.bench.case import Case, Runs
+from foldfit.bench.runner import one
 from foldfit.cost.devices import cpu
 from foldfit.errors import DoesNotFit
-from foldfit.planner.api import plan_problem
-from foldfit.planner.lengths import longest_n_res
-from foldfit.planner.options import slice_rows
+from foldfit.planner.api import compare, frontier, plan_problem
+from foldfit.planner.hopeless import staying
+from foldfit.planner.lengths import least, longest_n_res
+from foldfit.planner.options import option_table, slice_rows
+from foldfit.planner.ranks import compare_ranks
 from foldfit.problem import Problem
 from tests import small
 
@@ -27,4 +31,32 @@ def test_the_longest_fits_and_the_next_does_not(mode, policy):
 def test_slices_are_the_fewest_rows_for_each_number_of_them():
     for total in (*range(1, 200), 1000, 4096, 9999):
         assert slice_rows(total) == tuple(sorted({-(-total // count) for count in range(1, total + 1)}, reverse=True))
-    assert len(slice_rows(10**10)) == 199_999
+    assert len(slice_rows(10**10)) == 725
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_sizes_beyond_hope_are_refused_by_what_stays_alone(monkeypatch, mode):
+    problem = Problem(stacks=(small.stack("evoformer", 2, 99_999_999_999),), n_res=99_999_999, mode=mode, memory=2**30)
+
+    def table(*_):
+        raise AssertionError("nobody has the time to look at all its slices")
+
+    for module in ("api", "lengths", "ranks"):
+        monkeypatch.setattr(f"foldfit.planner.{module}.option_table", table)
+    monkeypatch.setattr("foldfit.bench.runner.option_table", table)
+    with pytest.raises(DoesNotFit, match="inputs .*limit is 1.00 GiB; no n_res fits.*give --memory") as error:
+        plan_problem(problem, cpu())
+    assert error.value.need > 99_999_999_999 * 99_999_999
+    assert all(row.error.need == error.value.need for row in compare(problem, cpu()))
+    with pytest.raises(DoesNotFit):
+        frontier(problem, cpu())
+    assert [row.longest for row in compare_ranks(problem, cpu(), [1, 2])] == [0, 0]
+    assert longest_n_res(problem, cpu()) == 0
+    assert one(Case("absurd", problem, "auto"), cpu(), 0, Runs()).status == "does not fit"
+
+
+def test_what_stays_is_below_what_any_plan_needs():
+    for more in ({}, {"mode": "train", "optimizer": "adam", "dropout": True}, {"inputs": "overwritten", "host_memory": 2**40}):
+        problem = Problem(stacks=(small.stack("evoformer", 2, 6),), n_res=12, memory=2**40, **more)
+        stays = sum(staying(problem).values())
+        assert 0 < stays < least(option_table(problem, cpu()))

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from foldfit.cost.devices import find_device
+from foldfit.cost.devices import GRAPH_START, find_device
 from foldfit.errors import BadInput, NotSupported
 from foldfit.planner.api import plan_problem
 from foldfit.planner.build import make_plan
@@ -41,6 +41,18 @@ def test_alone_there_is_no_layout_and_nothing_is_exposed():
     plan = plan_problem(PROBLEM, DEVICE)
     assert not any(c.layout for choices in plan.choices.values() for c in choices)
     assert plan.promised.exposed == 0
+
+
+def test_graphs_start_again_after_every_collective():
+    eager, graph = (option_table(over(2, launch=launch), DEVICE).stacks[0].sub_modules for launch in ("eager", "graph"))
+    for one, other in zip(eager, graph, strict=True):
+        for a, b in zip(one.options, other.options, strict=True):
+            starts = [(b.exposed - a.exposed) / GRAPH_START, (b.back_exposed - a.back_exposed) / GRAPH_START]
+            assert a.choice == b.choice and all(-1e-6 < n < 12 or a.choice.piece_rows for n in starts)
+            if one.spec.shares and not a.choice.piece_rows:  # gathered, and its gradient summed
+                assert all(n > 0.999 for n in starts)
+    plan = plan_problem(over(2, launch="graph"), DEVICE)
+    assert plan.promised.exposed > 0 and plan.resident["graph"] > 0
 
 
 def test_a_slice_is_of_the_rows_of_one_rank():

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 
 from foldfit.cli import main
 from foldfit.cost.trust import trust_of
@@ -12,6 +11,8 @@ from foldfit.ops import KERNELS
 from foldfit.planner.options import option_table
 from foldfit.problem import Problem, Stack
 from foldfit.profile import kernel_check
+from foldfit.profile.kernel_check import Case
+from foldfit.profile.kernel_processes import verdicts
 from foldfit.stacks import STACKS, stack_spec
 from tests import cueq
 
@@ -53,33 +54,103 @@ def test_a_wrong_kernel_is_never_planned(cache, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_every_kernel_of_the_table_is_checked_in_every_precision(device, monkeypatch):
+def test_every_kernel_of_the_table_is_checked_in_every_precision(device):
     cueq.install()
-    seen = set()
-
-    def look(sub, cost, axes, channels, kernel, precision, device_type):
-        other = axes[sub.reads[0][0]][sub.reads[0][1] - 1]
-        assert other >= cost.shortest and other % cost.multiple == 0
-        seen.add((sub.kind, sub.writes[1], kernel, precision))
-
-    monkeypatch.setattr(kernel_check, "check", look)
-    for _ in kernel_check.verdicts(device, list(kernel_check.TOLERANCE)):
-        pass
+    seen, long = set(), set()
+    for case in kernel_check.cases(device, list(kernel_check.TOLERANCE)):
+        cost = case.sub.kernels[case.kernel][device]
+        assert case.length >= cost.shortest and case.length % cost.multiple == 0
+        row = (case.sub.kind, case.sub.writes[1], case.kernel, case.precision)
+        seen.add(row)
+        long |= {(*row, n) for p, n in cost.turns if p == case.precision and case.length > n}
     table = {
-        (sub.kind, sub.writes[1], kernel, precision)
+        ((sub.kind, sub.writes[1], kernel, precision), on[device].turns)
         for name in STACKS
         for sub in stack_spec(name).sub_modules
         for kernel, on in sub.kernels.items()
         if device in on and on[device].made_for(sub.widths)
         for precision in on[device].precisions
     }
-    assert seen == table
+    assert seen == {row for row, _ in table}
+    assert long == {(*row, n) for row, turns in table for p, n in turns if p == row[-1]}
+
+
+def attention_case(kernel: str, **changed) -> Case:
+    sub = next(s for s in stack_spec("evoformer", c_m=16, c_z=16, msa_heads=2, msa_dim=8).sub_modules if s.kind == "row_attention")
+    case = Case(sub, kernel, "fp32", {"m": (5, 7), "z": (7, 7)}, {"m": 16, "z": 16})
+    return replace(case, **changed)
 
 
 def test_a_kernel_without_a_backward_is_checked_forward():
-    sub = next(s for s in stack_spec("evoformer", c_m=16, c_z=16, msa_heads=2, msa_dim=8).sub_modules if s.kind == "row_attention")
-    cost = sub.kernels["sdpa"]["cpu"]
-    assert not cost.update.record
-    torch.manual_seed(0)
-    verdict = kernel_check.check(sub, cost, {"m": (5, 7), "z": (7, 7)}, {"m": 16, "z": 16}, "sdpa", "fp32", "cpu")
+    case = attention_case("sdpa")
+    assert not case.sub.kernels["sdpa"]["cpu"].update.record
+    verdict = kernel_check.check(case, "cpu")
     assert verdict.trusted and 0 < verdict.output < 1e-5 and verdict.inputs == verdict.parameters == 0
+
+
+def test_what_a_kernel_raises_is_its_verdict(monkeypatch):
+    def broken(*args):
+        raise NotImplementedError("out of shared memory")
+
+    monkeypatch.setitem(KERNELS, "sdpa", replace(KERNELS["sdpa"], attention=broken))
+    verdict = kernel_check.check(attention_case("sdpa"), "cpu")
+    assert not verdict.trusted and verdict.raised == "NotImplementedError: out of shared memory"
+
+
+@pytest.mark.parametrize("wrong", ["output", "inputs", "parameters"])
+def test_nan_is_not_trusted(wrong):
+    good = kernel_check.Verdict("triton", "pair_transition", "transition", "bf16", 70, 0.0, 0.0, 0.0)
+    assert good.trusted and not replace(good, **{wrong: float("nan")}).trusted
+
+
+def test_the_reference_is_the_same_in_slices(monkeypatch):
+    errors = []
+    for rows in (2, 100):
+        monkeypatch.setattr(kernel_check, "ROWS", rows)
+        errors.append(kernel_check.errors_of(attention_case("reference"), "cpu"))
+    assert errors[0] == pytest.approx(errors[1], rel=1e-6) and min(errors[0]) > 0
+
+
+def test_processes_give_the_same_verdicts_and_one_that_ends_early_is_not_trusted():
+    """Those of a mark: here single attention's; a mark that nothing has leaves its case unjudged."""
+    some = [c for c in kernel_check.cases("cpu", ["fp32"]) if c.sub.kind == "single_attention"]
+    other = replace(some[0], kernel="none")
+    found = dict(verdicts({some[0].mark: some, other.mark: [other]}, "cpu", 2))
+    assert found[some[0].mark] == [kernel_check.check(c, "cpu") for c in some]
+    (none,) = found[other.mark]
+    assert not none.trusted and none.raised == "exit code 0: nothing said"
+
+
+def test_what_was_stopped_goes_on_where_it_was(cache, capsys, monkeypatch):
+    """Verdicts are kept one by one; a run that came to its end starts anew."""
+    asked = list(kernel_check.cases("cpu", ["fp32"]))
+    monkeypatch.setattr(kernel_check, "cases", lambda device, precisions: iter(asked))
+    seen: list[str] = []
+    good = kernel_check.Verdict("reference", "x", "x", "fp32", 7, 0.0, 0.0, 0.0)
+
+    def look(case, device):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(case.mark)
+        return good if len(seen) != 2 else replace(good, output=1.0)
+
+    monkeypatch.setattr(kernel_check, "check", look)
+    assert main(["doctor", "--kernels"]) == 1
+    done = seen.copy()
+    assert trust_of("cpu").checked and len(trust_of("cpu").failed) == 1
+    monkeypatch.setattr(kernel_check, "check", lambda case, device: seen.append(case.mark) or good)
+    assert main(["doctor", "--kernels"]) == 1, "what failed before the stop still does"
+    assert "checked before" in capsys.readouterr().err
+    assert {c.mark for c in asked} == set(seen) and not trust_of("cpu").checked
+    assert not set(seen[len(done) :]) & {m for m in done if done.count(m) == sum(c.mark == m for c in asked)}
+    assert main(["doctor", "--kernels"]) == 0 and not trust_of("cpu").failed
+
+
+def test_flags_leave_some_kernels_or_none(cache, capsys, monkeypatch):
+    monkeypatch.setattr(kernel_check, "N_SEQ", 9)
+    monkeypatch.setattr(kernel_check, "N_RES", 11)
+    assert main(["doctor", "--kernels", "sdpa", "--precisions", "bf16", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["kernels"]
+    assert {(r["kernel"], r["precision"]) for r in rows} == {("sdpa", "bf16")}
+    assert main(["doctor", "--kernels", "triton"]) == 2
+    assert "no kernel triton on cpu" in capsys.readouterr().err

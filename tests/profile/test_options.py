@@ -5,8 +5,10 @@ import json
 import msgspec
 import pytest
 
-from foldfit.cli import main
+from foldfit.cli import main, parser_of
+from foldfit.cli.profile import asked
 from foldfit.cost.database import corrections, load_costs
+from foldfit.planner.worth import tasks
 from foldfit.profile import options
 
 FLAGS = [
@@ -78,6 +80,36 @@ def test_several_sizes_and_precisions_as_far_as_the_time_goes(capsys, tmp_path, 
     capsys.readouterr()
     assert main([*many[:-1], "--minutes", "1"]) == 0  # nothing is left
     assert capsys.readouterr().out.startswith("0 options measured; ")
+
+
+def test_a_kernel_that_changed_is_measured_anew(capsys, tmp_path, monkeypatch):
+    """Forgotten at once, so that what the time does not reach is left for the next call; others are not touched."""
+    monkeypatch.setattr(options, "REPEATS", 1)
+    path = str(tmp_path / "costs.json")
+    call = ["profile", *FLAGS, "--costs", path, "--json"]
+    assert main(call) == 0
+    first = load_costs(path).samples
+    capsys.readouterr()
+    assert main([*call, "--again", "sdpa", "--minutes", "0"]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert out["measured"] == 0 and out["left"] == sum(s.kernel == "sdpa" for s in first) > 0
+    assert load_costs(path).samples == tuple(s for s in first if s.kernel != "sdpa")
+    assert main(call) == 0
+    assert json.loads(capsys.readouterr().out)["measured"] == out["left"]
+    second = load_costs(path).samples
+    assert {s.identity for s in second} == {s.identity for s in first}
+    assert [s for s in second if s.kernel != "sdpa"] == [s for s in first if s.kernel != "sdpa"]
+
+
+def test_all_begins_with_what_most_plans_stand_on():
+    """Half precision at the published training sizes, whole, then long inference; every option once."""
+    args = parser_of("profile").parse_args(["profile", "--all", "--device", "H100", "--memory", "72GiB"])
+    found = tasks(*asked(args))
+    first = [t.problem for t in found[:90]]
+    assert {p.precision for p in first} == {"bf16"} and {(p.stacks[0].rows, p.n_res) for p in first} >= {(128, 256), (512, 384)}
+    assert {(p.mode, p.n_res) for p in first} >= {("infer", 2048)}
+    assert {t.problem.precision for t in found} == {"bf16", "fp16", "tf32", "fp32"}
+    assert len({t.identity for t in found}) == len(found) > 1000
 
 
 def test_a_card_that_is_not_here(capsys, tmp_path):

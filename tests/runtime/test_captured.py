@@ -2,15 +2,18 @@
 
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import torch
+import torch.distributed as dist
 
-from foldfit.errors import BadInput, NotSupported
+from foldfit.errors import BadInput
 from foldfit.planner.api import plan_problem
 from foldfit.problem import Problem, Stack
 from foldfit.runtime.captured import Replay
 from foldfit.runtime.measure import measure
-from foldfit.runtime.trunk import Evoformer
+from foldfit.runtime.trunk import DTYPES, Evoformer
+from tests.runtime.spawned import on_ranks
 
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
 
@@ -60,12 +63,43 @@ def test_what_graphs_hold_is_measured():
     assert 0.9 * plan.promised.peak_bytes <= measured.peak_bytes <= plan.promised.peak_bytes
 
 
+def over_ranks(rank: int) -> None:
+    """The same plan launched both ways, by NCCL; sizes do not divide."""
+    torch.cuda.set_device(rank)
+    group = dist.new_group(backend="nccl")
+    for precision, dropout in (("fp32", True), ("bf16", False)):
+        problem = Problem(
+            stacks=(Stack("evoformer", 2, 41),), n_res=97, mode="train", precision=precision, dropout=dropout, device="H200",
+            device_type="cuda", memory=2**31, launch="graph", world=2, axial=2,
+        )  # fmt: skip
+        graph = plan_problem(problem)
+        eager = msgspec.structs.replace(graph, problem=msgspec.structs.replace(problem, launch="eager")).signed()
+        torch.manual_seed(0)
+        model = Evoformer(n_blocks=2).cuda().train(dropout).over(group)
+        for _ in range(3):
+            x = [torch.randn(41 // 2 + (rank == 0), 97, 256).cuda(), torch.randn(97 // 2 + (rank == 0), 97, 128).cuda()]
+            x, results = [t.to(DTYPES[precision]) for t in x], []
+            for plan in (eager, graph):
+                torch.manual_seed(1)
+                m, z = (t.clone().requires_grad_() for t in x)
+                a, b = model(m, z, plan=plan)
+                (a.float().square().sum() + b.float().square().sum()).backward()
+                results.append([t.clone() for t in (a, b, m.grad, z.grad, *(p.grad for p in model.parameters()))])
+                model.zero_grad()
+            assert all(torch.equal(p, q) for p, q in zip(*results, strict=True)), (precision, dropout)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two ranks need two CUDA devices")
+def test_replays_over_ranks_are_eager_runs():
+    on_ranks(2, over_ranks)
+
+
 def test_a_run_knows_whether_another_came_between():
     """The handle alone, with graphs that do nothing."""
     nothing = SimpleNamespace(replay=lambda: None)
     one = {"z": torch.ones(2)}
     graphs = SimpleNamespace(
-        state={"z": torch.zeros(2)}, seed=torch.zeros((), dtype=torch.int64), forward_graph=nothing, backward_graph=nothing, turn=0,
+        state={"z": torch.zeros(2)}, drawn=False, forward_part=nothing, backward_part=nothing, turn=0,
         out=one, grads={"z": torch.zeros(2)}, d_state=one, parameters=[],
         gradients=SimpleNamespace(copy=lambda parameters: None),
     )  # fmt: skip
@@ -78,11 +112,6 @@ def test_a_run_knows_whether_another_came_between():
     with pytest.raises(BadInput, match="ran forward again"):
         first.backward(one, [])
     second.backward(one, [])
-
-
-def test_graphs_are_of_one_rank():
-    with pytest.raises(NotSupported, match="over several ranks: launch eagerly"):
-        Problem(stacks=(Stack("evoformer", 2, 40),), n_res=96, memory=2**31, launch="graph", device_type="cuda", world=2, axial=2)
 
 
 def test_graphs_are_for_cuda():

@@ -12,6 +12,7 @@ from foldfit.bench.results import Result
 from foldfit.cost.devices import Device
 from foldfit.errors import BadInput, DoesNotFit
 from foldfit.planner.build import chain_of, make_plan
+from foldfit.planner.hopeless import refuse_hopeless
 from foldfit.planner.options import OptionTable, option_table
 from foldfit.planner.simulate import simulate
 from foldfit.plans import Plan
@@ -36,6 +37,7 @@ def planned(case: Case, device: Device, folder: Path | None, known: Result | Non
         if path and path.is_file() and (plan := Plan.load(path)).problem == case.problem and plan.version == __version__:
             return Planned(case, msgspec.structs.replace(known, note=""), plan)
     try:
+        refuse_hopeless(case.problem)
         table = only(option_table(case.problem, device), case.kernels)
         plan = make_plan(table, case.policy, case.solver)
     except DoesNotFit as error:

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> Non
     add("--batch", type=int, default=1, metavar="N")
     add("--width", action="append", default=[], metavar="NAME=N", help="a width that differs from the published model's, as c_m=64")
     add("--device", default="cpu", help="a name (see `foldfit devices`), cpu, or cuda for the card in this machine (default cpu)")
-    add("--launch", choices=("eager", "graph"), default="eager", help="kernel by kernel, or as a CUDA graph (default eager)")
+    add("--launch", choices=("eager", "graph"), default="eager", help="kernel by kernel, or as CUDA graphs (default eager)")
     add("--costs", default="", metavar="FILE", help="measured costs (default: this machine's own, or the shipped ones), or modelled")
     add("--providers", default="", metavar="NAMES", help="kernels of optional packages that the machine has: cueq (default: those checked)")
     add("--host-memory", default="0", metavar="SIZE", help="pinned: for inputs of a step's blocks, for an inference's pair (default 0)")

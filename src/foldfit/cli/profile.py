@@ -1,12 +1,14 @@
 """`foldfit profile`."""
 
 import argparse
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +21,18 @@ if TYPE_CHECKING:
     from foldfit.planner.worth import Task
     from foldfit.problem import Problem
 
-SIZES = {
-    "evoformer": ("128x256", "512x384", "512x256", "128x512", "128x1024", "128x2048"),
-    "extra_msa": ("1024x256", "5120x384", "1024x384"),
-    "pairformer": ("384", "256", "768"),
-}
-"""Of --all: n_seq x n_res, or n_res alone."""
+STUDY: dict[str, tuple[str, ...]] = {"evoformer": ("128x256", "512x384", "512x256"), "extra_msa": ("1024x256", "5120x384", "1024x384")}
+"""n_seq x n_res of its training, of Jumper et al. (2021) as well."""
+OTHERS: dict[str, tuple[str, ...]] = {"pairformer": ("384", "256", "768"), "evoformer": ("128x512", "128x1024")}
+LONG: dict[str, tuple[str, ...]] = {"evoformer": ("128x2048",)}
+ALL = (
+    ("bf16", "train", STUDY), ("bf16", "infer", LONG), ("fp16", "train", STUDY), ("tf32", "infer", LONG), ("bf16", "train", OTHERS),
+    ("tf32", "train", STUDY), ("fp32", "train", STUDY), ("fp32", "infer", LONG), ("tf32", "train", OTHERS), ("fp32", "train", OTHERS),
+    ("fp16", "infer", LONG), ("fp16", "train", OTHERS),
+)  # fmt: skip
+"""Of --all: what most plans stand on first."""
+LIBRARIES = ("reference", "sdpa")
+"""Kernels that nothing is compiled for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--all", action="store_true", help="every stack, precision and a handful of sizes: what a database that ships has")
     add("--minutes", type=float, metavar="M", help="stop after so long, the most informative measured; call again for the rest")
     add("--run", action="store_true", help="also run one plan: what a whole run takes beyond the sum of its parts")
-    add("--compile", action="store_true", help="run options once for nothing but their kernels' compilation: what --all does first")
-    add("--again", action="store_true", help="measure also what the database has already")
+    add("--compile", metavar="KIND", help="run a kind of sub-module once for nothing but its kernels' compilation: what --all does first")
+    add("--again", nargs="?", const="all", metavar="KERNELS", help="forget what the database has of these, or of all, and measure it anew")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -66,14 +74,15 @@ def main(args: argparse.Namespace) -> None:
     if device.name != "cpu" and not torch.cuda.is_available():
         raise MissingEnvironment(f"no {device.name} here: profile on the machine that has one, and plan anywhere with its file as --costs")
     costs = costs_here(path, device)
-    samples = {s.identity: s for s in costs.samples}
-    before, asked_for = len(samples), tasks(problems, device)
-    todo = [t for t in asked_for if args.again or t.identity not in samples]
+    asked_for = tasks(problems, device)
+    samples = {s.identity: s for s in remembered(costs, asked_for, args.again)}
+    before, todo = len(samples), [t for t in asked_for if t.identity not in samples]
     if args.compile:
-        compile_kernels(todo)
-        return
+        return compile_kernels([t for t in asked_for if t.sub.kind == args.compile])
+    if args.again:
+        costs = kept(costs, samples.values(), path)
     if args.all and device.name != "cpu":
-        compile_ahead(args, sorted({t.problem.precision for t in todo}))
+        compile_ahead(args, todo)
     with counted(len(todo), "measuring") as tick:
         for found in measured(todo, until, tick):
             samples |= {s.identity: s for s in found}
@@ -93,20 +102,31 @@ def asked(args: argparse.Namespace) -> "tuple[list[Problem], Device]":
 
     if args.all:
         device = flags.device_of(args.device)[0]
-        given = [(stack, size, "train") for turn in range(6) for stack, sizes in SIZES.items() for size in sizes[turn : turn + 1]]
-        precisions = [p for p in ("bf16", "tf32", "fp32", "fp16") if p in device.peaks]
+        precisions = args.precisions.split(",") if args.precisions else list(device.peaks)
+        given = [(p, *rest) for p, mode, sizes in ALL if p in precisions for rest in in_turn(mode, sizes)]
     else:
-        given = [(args.stack, size, args.mode) for size in args.sizes.split(",")]
         precisions = args.precisions.split(",") if args.precisions else [args.precision]
+        given = [(p, args.mode, args.stack, size) for p in precisions for size in args.sizes.split(",")]
     out = []
-    for precision in precisions:
-        for stack, size, mode in given:
-            own = argparse.Namespace(**vars(args) | {"stack": stack, "precision": precision, "mode": mode})
-            if size:
-                own.n_res, own.n_seq = 1, ",".join("1" for _ in stack.split(","))
-            problem, device = flags.problem_of(own)
-            out += sized(problem, size) if size else [problem]
+    for precision, mode, stack, size in given:
+        own = argparse.Namespace(**vars(args) | {"stack": stack, "precision": precision, "mode": mode})
+        if size:
+            own.n_res, own.n_seq = 1, ",".join("1" for _ in stack.split(","))
+        problem, device = flags.problem_of(own)
+        out += sized(problem, size) if size else [problem]
     return out, device
+
+
+def in_turn(mode: str, sizes: dict[str, tuple[str, ...]]) -> list[tuple[str, str, str]]:
+    """Mode, stack and size: the first sizes of all stacks, then the second ones."""
+    turns = zip_longest(*([(mode, stack, size) for size in some] for stack, some in sizes.items()))
+    return [each for turn in turns for each in turn if each]
+
+
+def remembered(costs: "Costs", asked_for: "list[Task]", again: str | None) -> "list[Sample]":
+    """The samples but those to be measured anew: of these kernels, of every size of what is asked for."""
+    forgotten = {t.identity[0] for t in asked_for if again and (again == "all" or t.choice.kernel in again.split(","))}
+    return [s for s in costs.samples if s.key not in forgotten]
 
 
 def measured(todo: "list[Task]", until: float, tick) -> "Iterator[list[Sample]]":
@@ -134,36 +154,38 @@ def measured(todo: "list[Task]", until: float, tick) -> "Iterator[list[Sample]]"
 
 
 def compile_kernels(todo: "list[Task]") -> None:
-    """Each option of the first size of every stack, once: other sizes run the same machine code, but for a few."""
+    """Each option by a kernel that is compiled, once."""
     from torch import OutOfMemoryError
 
-    from foldfit.profile.options import Bench
+    from foldfit.profile.options import Bench, release
 
-    first: dict[str, object] = {}
-    for task in todo:
-        if first.setdefault(task.problem.stacks[0].name, task.problem) is task.problem:
-            try:
-                Bench(task.problem, task.shapes, task.sub).compile(task.choice)
-            except OutOfMemoryError:
-                continue  # whatever needs it will compile it
+    for _, group in groupby((t for t in todo if t.choice.kernel not in LIBRARIES), key=lambda t: (id(t.problem), t.sub.name)):
+        some = list(group)
+        try:
+            bench = Bench(some[0].problem, some[0].shapes, some[0].sub)
+            for task in some:
+                bench.compile(task.choice)
+            del bench
+        except OutOfMemoryError:
+            pass  # whatever needs it will compile it
+        release()
 
 
-def compile_ahead(args: argparse.Namespace, precisions: list[str]) -> None:
-    """Triton compiles on one core, and keeps what it compiled on disk: a process for every precision and stack."""
+def compile_ahead(args: argparse.Namespace, todo: "list[Task]") -> None:
+    """Triton compiles on one core, and keeps what it compiled on disk: a process for every precision and kind of sub-module."""
     from foldfit.cli.progress import counted
 
-    flags = ["--device", args.device, "--costs", args.costs, "--memory", "8GiB", "--compile"]
+    flags = ["--device", args.device, "--costs", args.costs, "--memory", "8GiB"]
     flags += ["--providers", args.providers] if args.providers else []
-    commands = [
-        [sys.executable, "-m", "foldfit", "profile", "--mode", "train", "--stack", stack, "--sizes", sizes[0], "--precision", p, *flags]
-        for p in precisions
-        for stack, sizes in SIZES.items()
-    ]
-    with counted(len(commands), "compiling") as tick:
-        running = [(subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), c) for c in commands]
-        for process, command in running:
-            process.wait()
-            tick(" ".join(command[6:12]))
+    jobs = list(dict.fromkeys((t.problem.precision, t.sub.kind) for t in todo if t.choice.kernel not in LIBRARIES))
+
+    def run(job: tuple[str, str]) -> None:
+        command = [sys.executable, "-m", "foldfit", "profile", "--all", "--precisions", job[0], "--compile", job[1], *flags]
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    with counted(len(jobs), "compiling") as tick, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for job, _ in zip(jobs, pool.map(run, jobs), strict=True):
+            tick(" ".join(job))
 
 
 def kept(costs: "Costs", samples: "Iterable[Sample]", path: Path) -> "Costs":

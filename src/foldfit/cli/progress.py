@@ -25,7 +25,7 @@ def steps(plan: Plan, text: str, shown: bool = True) -> Iterator[Callable[[str, 
 
 @contextlib.contextmanager
 def counted(total: int, text: str) -> Iterator[Callable[[str], None]]:
-    """A bar over so many things, each named as it begins."""
+    """A bar over so many things, each named as it begins. What is printed meanwhile stands above it."""
     if not sys.stderr.isatty():
         yield lambda name: None
         return
@@ -33,7 +33,8 @@ def counted(total: int, text: str) -> Iterator[Callable[[str], None]]:
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     with Progress(
-        *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
-    ) as progress:
+        *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    ) as progress:  # fmt: skip
         task = progress.add_task(text, total=total)
         yield lambda name: progress.update(task, advance=1, description=f"{text}: {name}")

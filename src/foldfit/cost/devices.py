@@ -28,13 +28,17 @@ COLLECTIVE, CPU_COLLECTIVE = 4e-5, 3e-4
 GRAPH_CALL = 3e-6
 """Seconds between kernels of a CUDA graph, fitted with the shares of cost/seconds.py."""
 
+GRAPH_START = 1e-5
+"""Seconds from a collective between two graphs to the first kernel of the next one: an assumption."""
+
 
 @dataclass(frozen=True)
 class Device:
     """`memory`: bytes that the card has; `reserved`: bytes of it that no plan can use. `link`: to other devices of the host,
     0 where they share the host link; `host_link`: to pinned host memory; `network`: to other hosts, a device (400 Gbit/s, as DGX
     and HGX systems have), with `per_host` devices each. `collective_seconds`: latency of a collective within a host.
-    `launch_seconds`: of the host, a kernel; `gap_seconds`: of the device, from one kernel in line to the next."""
+    `launch_seconds`: of the host, a kernel; `gap_seconds`: of the device, from one kernel in line to the next; `cut_seconds`: what a
+    collective takes more where graphs end at it, 0 where kernels are launched one by one."""
 
     name: str
     memory: int
@@ -48,6 +52,7 @@ class Device:
     collective_seconds: float = COLLECTIVE
     launch_seconds: float = EAGER_CALL
     gap_seconds: float = GRAPH_CALL
+    cut_seconds: float = 0.0
     reserved: int = CONTEXT
     aliases: tuple[str, ...] = field(default=())
     without: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ the new version of the tensor that a recorded run writes is counted by the block
 from dataclasses import dataclass
 from math import prod
 
-from foldfit.cost.expression import nbytes
+from foldfit.cost.expression import Sizes, nbytes
 from foldfit.cost.sizes import Shapes, sizes_of
 from foldfit.plans import Choice
 from foldfit.stacks.spec import Axis, Kernel, Phase, SubModuleSpec
@@ -38,17 +38,25 @@ class Slices:
         self.total = setting.shapes.own(*axes[0])
         self.rows = min(rows, self.total)
         self.count, self.rest = divmod(self.total, self.rows)
+        self.sizes: dict[int, Sizes] = {}
+        self.known: dict[tuple[str, int], int] = {}
 
     def bytes(self, expression: str, rows: int) -> int:
-        s = self.setting
-        return nbytes(expression, sizes_of(self.spec, self.axes[0], s.shapes, rows), s.itemsize, s.align) if rows else 0
+        if not rows:
+            return 0
+        if (expression, rows) not in self.known:
+            s = self.setting
+            if rows not in self.sizes:
+                self.sizes[rows] = sizes_of(self.spec, self.axes[0], s.shapes, rows)
+            self.known[expression, rows] = nbytes(expression, self.sizes[rows], s.itemsize, s.align)
+        return self.known[expression, rows]
 
     def most(self, moments: tuple[str, ...], rows: int) -> int:
         return max((self.bytes(m, rows) for m in moments), default=0) if rows else 0
 
     def copies(self, rows: int) -> int:
-        """Slices of a second axis are copied to be contiguous, their mask too."""
-        return self.bytes("t r n c + t r n + v r n", rows)
+        """Slices of a second axis are copied to be contiguous, their mask too, where the kernel wants that."""
+        return 0 if self.phase.strided else self.bytes("t r n c + t r n + v r n", rows)
 
     @property
     def sliced(self) -> bool:
@@ -94,13 +102,13 @@ class Slices:
         return peak
 
     def incoming(self, rows: int) -> int:
-        """The slice of the upstream gradient: a copy of a second axis, another one under dropout."""
+        """The slice of the upstream gradient: a copy of a second axis, or under dropout."""
         written = self.spec.writes
         if self.phase is not self.update_phase:
             return 0
         one = self.bytes("r R z" if written[0] != self.axes[0][0] else "r n c", rows)
         drop = self.setting.dropout and self.spec.dropout > 0
-        return one * (written[1] + drop)
+        return one * max(written[1], drop)
 
     update_phase: Phase | None = None
 

@@ -17,10 +17,20 @@ from foldfit.stacks.spec import Kernel, SubModuleSpec
 
 
 class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Marks of the kernels that failed, and of optional ones that passed."""
+    """Marks of the kernels that failed, and of optional ones that passed. `checked`: those that a run which was stopped had done, and
+    need not be done again by one of the same `versions`."""
 
     failed: frozenset[str] = frozenset()
     passed: frozenset[str] = frozenset()
+    checked: frozenset[str] = frozenset()
+    versions: str = ""
+
+    def judged(self, mark: str, trusted: bool, optional: bool, versions: str) -> "Trust":
+        """The same with one more."""
+        one, checked = {mark}, self.checked if versions == self.versions else frozenset()
+        failed = self.failed - one if trusted else self.failed | one
+        passed = self.passed | one if trusted and optional else self.passed - one
+        return Trust(failed, passed, checked | one, versions)
 
 
 def trust_file(device: str) -> Path:

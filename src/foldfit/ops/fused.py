@@ -9,10 +9,16 @@ from torch import Tensor
 from foldfit.ops.reference import REFERENCE
 
 
-def add(target: Tensor, update: Tensor, factors: Tensor | None) -> None:
+def add(target: Tensor, source: Tensor, update: Tensor, factors: Tensor | None) -> None:
     from foldfit.ops import triton_residual
 
-    triton_residual.add(target, update, factors)
+    triton_residual.add(target, source, update, factors)
+
+
+def packed(x: Tensor, factors: Tensor | None) -> Tensor:
+    from foldfit.ops import triton_residual
+
+    return triton_residual.packed(x, factors)
 
 
 def layer_norm(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
@@ -130,6 +136,7 @@ def outer_product(a: Tensor, b: Tensor, w: Tensor, w_b: Tensor, scale: Tensor) -
 TRITON = replace(
     REFERENCE,
     add=add,
+    packed=packed,
     layer_norm=layer_norm,
     attention=attention,
     global_attention=global_attention,

@@ -11,9 +11,11 @@ from torch import Tensor
 class Ops:
     """One provider's functions. Replace a field to replace a kernel: `dataclasses.replace(REFERENCE, attention=...)`."""
 
-    add: Callable[[Tensor, Tensor, Tensor | None], None]
-    """(target [r, n, c] or [r, c], update of its shape, dropout's factors [1 or r, 1 or n, c] or None): target += update *
-    factors in place, whatever its strides"""
+    add: Callable[[Tensor, Tensor, Tensor, Tensor | None], None]
+    """(target [r, n, c] or [r, c], source and update of its shape, dropout's factors [1 or r, 1 or n, c] or None): target = source +
+    update * factors, whatever their strides; source may be target"""
+    packed: Callable[[Tensor, Tensor | None], Tensor]
+    """(x [r, n, c] or [r, c], dropout's factors or None) -> x * factors, contiguous; x itself where there is nothing to do"""
     layer_norm: Callable[[Tensor, Tensor, Tensor], Tensor]
     """(x [..., c], scale [c], offset [c]) -> [..., c]"""
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]

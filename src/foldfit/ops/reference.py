@@ -18,11 +18,15 @@ def masked_logit(dtype: torch.dtype) -> float:
     return -3e4 if dtype == torch.float16 else -1e9
 
 
-def add(target: Tensor, update: Tensor, factors: Tensor | None) -> None:
+def add(target: Tensor, source: Tensor, update: Tensor, factors: Tensor | None) -> None:
     if factors is None:
-        target.add_(update)
+        torch.add(source, update, out=target)
     else:
-        target.addcmul_(update, factors)
+        torch.addcmul(source, update, factors, out=target)
+
+
+def packed(x: Tensor, factors: Tensor | None) -> Tensor:
+    return x.contiguous() if factors is None else torch.mul(x, factors, out=x.new_empty(x.shape))
 
 
 def layer_norm(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
@@ -143,6 +147,7 @@ def swiglu(x: Tensor, norm_scale: Tensor, norm_offset: Tensor, gate_w: Tensor, u
 
 REFERENCE = Ops(
     add=add,
+    packed=packed,
     layer_norm=layer_norm,
     linear=linear,
     gate=gate,

@@ -1,44 +1,94 @@
-"""Dropout and residual in one pass: an update added to the state where it lies, also along the state's second axis."""
+"""Dropout and residual in one pass, and rows laid out anew with dropout's factors: along either of the state's axes.
+
+Shapes: r rows, n other axis, c channels, whose elements lie side by side in the state. In kernels: T elements of a tile of r n, C channels
+padded to a power of two.
+"""
 
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from foldfit.ops.grids import cdiv, power_of_2
 
 TILE = 4096
 """Values of a tile."""
 
 
 @triton.jit
+def of_factors(factors, row, token, inside, factors_r, factors_n, C: tl.constexpr):
+    """[T, C] in fp32."""
+    at = (row * factors_r + token * factors_n)[:, None] + tl.arange(0, C)[None, :]
+    return tl.load(factors + at, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def add_kernel(
-    target, update, factors, elements, n, c, target_r, target_n, update_r, update_n, update_c, factors_r, factors_n,
-    T: tl.constexpr, C: tl.constexpr, HAS_FACTORS: tl.constexpr,
+    target, source, update, factors, elements, n, c, target_r, target_n, source_r, source_n, update_r, update_n, update_c,
+    factors_r, factors_n, T: tl.constexpr, C: tl.constexpr, HAS_FACTORS: tl.constexpr,
 ):  # fmt: skip
-    """target += update * factors over r n elements of c channels; strides of the first two axes."""
+    """target = source + update * factors; strides of the first two axes."""
     element = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
     row, token = element // n, element % n
     channel = tl.arange(0, C)
     inside = (element < elements)[:, None] & (channel < c)[None, :]
     # [T, C]
-    at = (row * target_r + token * target_n)[:, None] + channel[None, :]
-    sum = tl.load(target + at, mask=inside, other=0.0).to(tl.float32)
+    at_source = (row * source_r + token * source_n)[:, None] + channel[None, :]
+    sum = tl.load(source + at_source, mask=inside, other=0.0).to(tl.float32)
     at_update = (row * update_r + token * update_n)[:, None] + channel[None, :] * update_c
     value = tl.load(update + at_update, mask=inside, other=0.0).to(tl.float32)
     if HAS_FACTORS:
-        at_factors = (row * factors_r + token * factors_n)[:, None] + channel[None, :]
-        value *= tl.load(factors + at_factors, mask=inside, other=0.0).to(tl.float32)
+        value *= of_factors(factors, row, token, inside, factors_r, factors_n, C)
+    at = (row * target_r + token * target_n)[:, None] + channel[None, :]
     tl.store(target + at, (sum + value).to(target.dtype.element_ty), mask=inside)
 
 
-def add(target: Tensor, update: Tensor, factors: Tensor | None) -> None:
-    """target [r, n, c] or [r, c] += update * factors, in place; factors [1 or r, 1 or n, c] or None."""
-    if target.dim() == 2:
-        target, update = target[:, None], update[:, None]
-    r, n, c = target.shape
-    assert target.stride(2) == 1
-    spread = update if factors is None else factors.expand(r, n, c)
-    width = triton.next_power_of_2(c)
+@triton.jit
+def pack_kernel(
+    x, factors, out, elements, n, c, x_r, x_n, factors_r, factors_n,
+    T: tl.constexpr, C: tl.constexpr, HAS_FACTORS: tl.constexpr,
+):  # fmt: skip
+    """out [r, n, c] = x * factors."""
+    element = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
+    row, token = element // n, element % n
+    channel = tl.arange(0, C)
+    inside = (element < elements)[:, None] & (channel < c)[None, :]
+    # [T, C]
+    value = tl.load(x + (row * x_r + token * x_n)[:, None] + channel[None, :], mask=inside, other=0.0)
+    if HAS_FACTORS:
+        value = value.to(tl.float32) * of_factors(factors, row, token, inside, factors_r, factors_n, C)
+    tl.store(out + element[:, None] * c + channel[None, :], value.to(out.dtype.element_ty), mask=inside)
+
+
+def tiling(elements: int, c: int) -> tuple[tuple[int], dict[str, int]]:
+    """Grid and tile."""
+    width = power_of_2(c)
     tile = max(1, TILE // width)
-    add_kernel[(triton.cdiv(r * n, tile),)](
-        target, update, spread, r * n, n, c, *target.stride()[:2], *update.stride(), *spread.stride()[:2],
-        T=tile, C=width, HAS_FACTORS=factors is not None, num_warps=4,
+    return (cdiv(elements, tile),), {"T": tile, "C": width, "num_warps": 4}
+
+
+def add(target: Tensor, source: Tensor, update: Tensor, factors: Tensor | None) -> None:
+    """target [r, n, c] or [r, c] = source + update * factors; factors [1 or r, 1 or n, c] or None. source may be target."""
+    if target.dim() == 2:
+        target, source, update = target[:, None], source[:, None], update[:, None]
+    r, n, c = target.shape
+    assert target.stride(2) == source.stride(2) == 1
+    spread = update if factors is None else factors.expand(r, n, c)
+    grid, tile = tiling(r * n, c)
+    add_kernel[grid](
+        target, source, update, spread, r * n, n, c, *target.stride()[:2], *source.stride()[:2], *update.stride(), *spread.stride()[:2],
+        HAS_FACTORS=factors is not None, **tile,
     )  # fmt: skip
+
+
+def packed(x: Tensor, factors: Tensor | None) -> Tensor:
+    """x [r, n, c] or [r, c] times factors [1 or r, 1 or n, c] or None, contiguous; x itself where there is nothing to do."""
+    if factors is None and x.is_contiguous():
+        return x
+    out = x.new_empty(x.shape)
+    wide = x if x.dim() == 3 else x[:, None]
+    r, n, c = wide.shape
+    assert wide.stride(2) == 1
+    spread = wide if factors is None else factors.expand(r, n, c)
+    grid, tile = tiling(r * n, c)
+    pack_kernel[grid](wide, spread, out, r * n, n, c, *wide.stride()[:2], *spread.stride()[:2], HAS_FACTORS=factors is not None, **tile)
+    return out

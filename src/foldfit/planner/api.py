@@ -11,6 +11,7 @@ from foldfit.cost.devices import GIB, GPUS, Device, find_device
 from foldfit.errors import DoesNotFit
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import frontier as chain_frontier
+from foldfit.planner.hopeless import refuse_hopeless
 from foldfit.planner.lengths import longest_n_res
 from foldfit.planner.options import OptionTable, option_table
 from foldfit.planner.policies import POLICIES
@@ -25,6 +26,7 @@ def plan_problem(problem: Problem, device: Device | None = None, policy: str = "
     """The fastest plan that fits. Raises DoesNotFit: need, have, what would fit, what to type."""
     device = device or find_device(problem.device)
     try:
+        refuse_hopeless(problem)
         return make_plan(option_table(problem, device), policy, solver)
     except DoesNotFit as error:
         longest = longest_n_res(problem, device, policy, below=problem.n_res)
@@ -46,6 +48,7 @@ def host_would(problem: Problem, device: Device, policy: str) -> str:
         return ""
     more = msgspec.structs.replace(problem, inputs="overwritten", host_memory=2**62)
     try:
+        refuse_hopeless(more)
         found = make_plan(option_table(more, device))
     except DoesNotFit:
         return ""
@@ -66,9 +69,13 @@ def compare(
 ) -> list[Row]:
     """Every policy side by side, `auto` last."""
     device = device or find_device(problem.device)
+    names, rows = list(policies) or [*POLICIES, "auto"], []
+    try:
+        refuse_hopeless(problem)
+    except DoesNotFit as error:
+        return [Row(policy, None, error) for policy in names]
     table = option_table(problem, device)
-    rows = []
-    for policy in list(policies) or [*POLICIES, "auto"]:
+    for policy in names:
         if on_policy:
             on_policy(policy)
         try:
@@ -93,9 +100,10 @@ class Outlook:
 def frontier(problem: Problem, device: Device | None = None, points: int = 12) -> Outlook:
     """The memory-time frontier, from one solve. Raises DoesNotFit where not even the next larger card suffices."""
     device = device or find_device(problem.device)
-    table = option_table(msgspec.structs.replace(problem, host_memory=0), device)
     sizes = {d.memory - d.reserved for d in GPUS}
     top = min((size for size in sizes if size > problem.memory), default=problem.memory)
+    refuse_hopeless(msgspec.structs.replace(problem, host_memory=0, memory=top))
+    table = option_table(msgspec.structs.replace(problem, host_memory=0), device)
     curve = inference_frontier(table) if problem.mode == "infer" else chain_frontier(chain_of(table), top)
     useful = np.array([i for i in np.flatnonzero(np.isfinite(curve.seconds)) if i == 0 or curve.seconds[i] < curve.seconds[i - 1]])
     steps = np.log(curve.limits[useful])  # as many per doubling: the first GiB are the dear ones

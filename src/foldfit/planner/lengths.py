@@ -8,6 +8,7 @@ import msgspec
 from foldfit.cost.devices import Device
 from foldfit.errors import BadInput, DoesNotFit, NotSupported
 from foldfit.planner.build import chain_of, make_plan, policy_schedule
+from foldfit.planner.hopeless import staying
 from foldfit.planner.options import OptionTable, option_table, slice_rows, thinnest
 from foldfit.planner.policies import POLICIES, ask
 from foldfit.planner.simulate import simulate
@@ -43,8 +44,12 @@ def longest_n_res(
     rows = thinnest if policy == "auto" and problem.mode == "infer" else slice_rows
 
     def need(n_res: int) -> int:
+        """Or less, where that is beyond the limit already."""
         if n_res not in known:
-            known[n_res] = least_of(policy, option_table(msgspec.structs.replace(problem, n_res=n_res, host_memory=host), device, rows))
+            here = msgspec.structs.replace(problem, n_res=n_res, host_memory=host)
+            if (stays := sum(staying(here).values())) > problem.memory:
+                return stays
+            known[n_res] = least_of(policy, option_table(here, device, rows))
         return known[n_res]
 
     low, high = 0, below or 1

@@ -11,7 +11,7 @@ import msgspec
 
 from foldfit.cost.collectives import gather, reduce_scatter
 from foldfit.cost.database import find_costs
-from foldfit.cost.devices import Device
+from foldfit.cost.devices import GRAPH_START, Device
 from foldfit.cost.host import away_seconds
 from foldfit.cost.interpolate import Corrections
 from foldfit.cost.memory import Setting, away_bytes, shared_bytes, sub_module_bytes
@@ -28,6 +28,9 @@ from foldfit.stacks.spec import Kernel
 
 CUDA_ALIGN = 512
 """Bytes: PyTorch's caching allocator rounds every tensor up to it."""
+
+MANY = 2**17
+"""Rows that every slice is an option of."""
 
 SMALL = 16
 """A state tensor of fewer bytes than the largest one's by this stays on the device."""
@@ -67,8 +70,9 @@ class OptionTable:
 
 @lru_cache
 def slice_rows(total: int) -> tuple[int, ...]:
-    """Every slice worth having, largest first: for each number of slices the fewest rows that give it."""
-    root = isqrt(total)
+    """Every slice worth having, largest first: for each number of slices the fewest rows that give it. Of more than `MANY` rows, as
+    many of few slices and as many of few rows as `MANY` have."""
+    root = isqrt(min(total, MANY))
     few = {-(-total // count) for count in range(1, root + 2)}
     many = {rows for rows in range(1, root + 1) if -(-total // -(-total // rows)) == rows}
     return tuple(sorted(few | many, reverse=True))
@@ -87,6 +91,7 @@ def option_table(problem: Problem, device: Device, rows: Rows = slice_rows) -> O
     """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have, BadInput
     for a cost database of another one."""
     device.peak(problem.precision)
+    device = replace(device, cut_seconds=GRAPH_START if problem.launch == "graph" else 0.0)
     costs = find_costs(device)
     return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs, rows) for stack in problem.stacks))
 

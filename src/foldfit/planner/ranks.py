@@ -8,6 +8,7 @@ import msgspec
 from foldfit.cost.devices import Device
 from foldfit.errors import DoesNotFit
 from foldfit.planner.build import make_plan
+from foldfit.planner.hopeless import refuse_hopeless
 from foldfit.planner.lengths import longest_n_res
 from foldfit.planner.options import option_table
 from foldfit.plans import Plan
@@ -37,6 +38,7 @@ def compare_ranks(
         here = msgspec.structs.replace(problem, world=ranks, axial=ranks)
         plan, error = None, None
         try:
+            refuse_hopeless(here)
             plan = make_plan(option_table(here, device), policy)
         except DoesNotFit as found:
             error = found

@@ -11,7 +11,7 @@ from foldfit.plans import Choice
 from foldfit.problem import Problem
 from foldfit.stacks.spec import SubModuleSpec
 
-LONGEST = 0.05
+LONGEST = {"train": 0.05, "infer": 0.3}
 """Seconds of a run, by the model, that profiling still takes."""
 PARTS = (1, 4, 16)
 """Numbers of slices; in between, seconds are interpolated."""
@@ -53,7 +53,8 @@ def tasks(problems: Iterable[Problem], device: Device) -> list[Task]:
                     for name in sub.kernels:
                         for option in kernel_options(sub, name, problem, setting, device, None, only(rows)):
                             fits = max(option.bytes.back, option.bytes.inter) <= room
-                            if fits and not option.choice.recompute and option.seconds + option.back_seconds < LONGEST:
+                            seconds = option.seconds + (option.back_seconds if problem.mode == "train" else 0.0)
+                            if fits and not option.choice.recompute and seconds < LONGEST[problem.mode]:
                                 task = Task(problem, shapes, sub, option.choice)
                                 found.setdefault(task.identity, (turn + 10 * i, task))
     return [task for _, task in sorted(found.values(), key=lambda each: each[0])]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foldfit.cost.sizes import shapes_of
+from foldfit.cost.trust import mark
 from foldfit.model import SUB_MODULES, SubModule
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
@@ -23,8 +24,32 @@ from foldfit.stacks.spec import Axis, Kernel
 TOLERANCE = {"fp32": 1e-5, "tf32": 3e-3, "bf16": 5e-2, "fp16": 5e-3}
 """||x - x64|| / ||x64|| of a whole sub-module's output and gradients, by precision."""
 
-N_SEQ, N_RES = 40, 70
-"""Sizes that no tile divides."""
+N_SEQ, N_RES, BEYOND = 40, 70, 3
+"""Sizes that no tile divides; so much beyond the length from which on a kernel runs by other code."""
+ROWS = 16
+"""That the reference takes at a time: in fp64 the logits of all would be the memory of a large card."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is checked: a sub-module by a kernel in a precision, and the lengths of the state's axes."""
+
+    sub: SubModuleSpec
+    kernel: str
+    precision: str
+    axes: dict[str, tuple[int, ...]]
+    channels: dict[str, int]
+
+    @property
+    def mark(self) -> str:
+        """Those with the same are trusted together (cost/trust.py)."""
+        return mark(self.kernel, self.sub, self.precision)
+
+    @property
+    def length(self) -> int:
+        """Of the axis that the sub-module does not map over."""
+        name, axis = self.sub.reads[0]
+        return self.axes[name][axis - 1]
 
 
 @dataclass(frozen=True)
@@ -32,26 +57,28 @@ class Verdict:
     """Relative errors of a sub-module by a kernel: of its output, and of the gradients of what it read and of all its parameters
     together, 0 where the kernel has none."""
 
-    sub: SubModuleSpec
     kernel: str
+    sub_module: str
+    kind: str
     precision: str
+    length: int
     output: float
     inputs: float
     parameters: float
-    optional: bool
-    """Whether the kernel is of a package that foldfit does not need."""
+    raised: str = ""
+    """What it raised instead of a result."""
 
     @property
     def trusted(self) -> bool:
         tolerance = TOLERANCE[self.precision]
         # Of a ReLU's inputs a part like the rounding error lands on the other side of zero, each with a gradient that is all
         # wrong: together they are off by that part's square root.
-        of_gradients = max(tolerance, tolerance**0.5 / 3) if self.sub.kind == "transition" else tolerance
-        return self.output <= tolerance and max(self.inputs, self.parameters) <= of_gradients  # NaN is not
+        of_gradients = max(tolerance, tolerance**0.5 / 3) if self.kind == "transition" else tolerance
+        return self.output <= tolerance and self.inputs <= of_gradients and self.parameters <= of_gradients  # NaN is not
 
 
-def verdicts(device_type: str, precisions: list[str]) -> Iterator[Verdict]:
-    """Of every kernel that this type of device can run, on every kind of sub-module, once."""
+def cases(device_type: str, precisions: list[str]) -> Iterator[Case]:
+    """Of every kernel that this type of device can run, on every kind of sub-module, once for each way through its code."""
     seen = set()
     for name in STACKS:
         problem = Problem(stacks=(Stack(name, 1, 0 if name == "pairformer" else N_SEQ),), n_res=N_RES, memory=1)
@@ -61,13 +88,14 @@ def verdicts(device_type: str, precisions: list[str]) -> Iterator[Verdict]:
                 cost = by_device.get(device_type)
                 if cost is None or not here(cost) or not cost.made_for(sub.widths):
                     continue
-                axes = stretched(shapes.axes, sub.reads[0], cost)
                 for precision in precisions:
                     key = (sub.kind, tuple(sub.widths.values()), sub.writes[1], kernel, precision)
                     if precision not in cost.precisions or key in seen:
                         continue
                     seen.add(key)
-                    yield check(sub, cost, axes, shapes.channels, kernel, precision, device_type)
+                    for least in (cost.shortest, *(n + BEYOND for p, n in cost.turns if p == precision)):
+                        axes = stretched(shapes.axes, sub.reads[0], least, cost.multiple)
+                        yield Case(sub, kernel, precision, axes, shapes.channels)
 
 
 def here(kernel: Kernel) -> bool:
@@ -75,52 +103,64 @@ def here(kernel: Kernel) -> bool:
     return not kernel.package or importlib.util.find_spec(kernel.package) is not None
 
 
-def stretched(axes: dict[str, tuple[int, ...]], main: Axis, kernel: Kernel) -> dict[str, tuple[int, ...]]:
-    """The same with what is as long as the axis that `main` does not map over made as long as the kernel wants."""
+def stretched(axes: dict[str, tuple[int, ...]], main: Axis, least: int, multiple: int) -> dict[str, tuple[int, ...]]:
+    """The same with what is as long as the axis that `main` does not map over made so long at the least, and a multiple."""
     other = axes[main[0]][main[1] - 1]
-    longer = {other: -(-max(other, kernel.shortest) // kernel.multiple) * kernel.multiple}
+    longer = {other: -(-max(other, least) // multiple) * multiple}
     return {name: tuple(longer.get(n, n) for n in lengths) for name, lengths in axes.items()}
 
 
-def check(
-    sub: SubModuleSpec, cost: Kernel, axes: dict[str, tuple[int, ...]], channels: dict[str, int], kernel: str, precision: str, device: str
-) -> Verdict:
-    dtype = DTYPES[precision]
-    torch.manual_seed(0)
-    used = {name for name, _ in (*sub.reads, sub.writes, *((sub.shares,) if sub.shares else ()))}
-    state = {n: torch.randn(1, *axes[n], channels[n]).to(device, dtype) for n in sorted(used)}
-    masks = {n: (torch.rand(1, *axes[n]) > 0.1).to(device, dtype) for n in sorted(used)}
-    grads = {n: torch.randn(1, *axes[n], channels[n]).to(device, dtype) for n in sorted(used)}
-    module = SUB_MODULES[sub.kind](sub).to(device, dtype)
-    recorded = bool(cost.update.record) and precision in cost.recorded
-    with matmul_precision(precision):
-        got = results(module, kernel, state, masks, grads) if recorded else (plain(module, kernel, state, masks),)
-    double = torch.float64
-    expected = results(
-        copy.deepcopy(module).to(double), "reference", *({n: x.to(double) for n, x in each.items()} for each in (state, masks, grads))
-    )
-    errors = [((g.double() - e).norm() / e.norm()).item() for g, e in zip(got, expected, strict=False)]
-    output, inputs, parameters = [*errors, 0.0, 0.0][:3]
-    return Verdict(sub, kernel, precision, output, inputs, parameters, bool(cost.package))
+def check(case: Case, device: str) -> Verdict:
+    """On this type of device. Whatever a kernel raises is its verdict: that it does not run here is what one wants to know."""
+    sub = case.sub
+    try:
+        (output, inputs, parameters), raised = errors_of(case, device), ""
+    except Exception as error:
+        output = inputs = parameters = float("nan")
+        raised = f"{type(error).__name__}: {error}".splitlines()[0]
+    return Verdict(case.kernel, sub.name, sub.kind, case.precision, case.length, output, inputs, parameters, raised)
 
 
-def call_of(module: SubModule, kernel: str, state: State, masks: State) -> Call:
-    """On all rows at once."""
-    sub = module.spec
+def errors_of(case: Case, device: str) -> list[float]:
+    """Of the output, the gradients of what was read, and the parameters'."""
+    sub, cost = case.sub, case.sub.kernels[case.kernel][device]
+    module, state, masks, grads = given(case, device)
     rows = state[sub.reads[0][0]].shape[1 + sub.reads[0][1]]
-    return Call(module, Choice(kernel, rows, state[sub.shares[0]].shape[1 + sub.shares[1]] if sub.shares else 0), masks)
+    whole = Choice(case.kernel, rows, state[sub.shares[0]].shape[1 + sub.shares[1]] if sub.shares else 0)
+    with matmul_precision(case.precision):
+        if cost.update.record and case.precision in cost.recorded:
+            got: tuple[Tensor, ...] = results(module, whole, state, masks, grads)
+        else:
+            got = (plain(module, whole, state, masks),)
+    double = torch.float64
+    exact = Choice("reference", ROWS, ROWS if sub.shares else 0, recompute=True)
+    expected = results(
+        copy.deepcopy(module).to(double), exact, *({n: x.to(double) for n, x in each.items()} for each in (state, masks, grads))
+    )
+    return [*(((g.double() - e).norm() / e.norm()).item() for g, e in zip(got, expected, strict=False)), 0.0, 0.0][:3]
 
 
-def plain(module: SubModule, kernel: str, state: State, masks: State) -> Tensor:
+def given(case: Case, device: str) -> tuple[SubModule, State, State, State]:
+    """The sub-module; the state, its masks and gradients of its new versions, random."""
+    sub, dtype = case.sub, DTYPES[case.precision]
+    torch.manual_seed(0)
+    used = sorted({name for name, _ in (*sub.reads, sub.writes, *((sub.shares,) if sub.shares else ()))})
+    state = {n: torch.randn(1, *case.axes[n], case.channels[n]).to(device, dtype) for n in used}
+    masks = {n: (torch.rand(1, *case.axes[n]) > 0.1).to(device, dtype) for n in used}
+    grads = {n: torch.randn(1, *case.axes[n], case.channels[n]).to(device, dtype) for n in used}
+    return SUB_MODULES[sub.kind](sub).to(device, dtype), state, masks, grads
+
+
+def plain(module: SubModule, choice: Choice, state: State, masks: State) -> Tensor:
     """The update alone, flat."""
     target = torch.zeros_like(state[module.spec.writes[0]])
-    apply.forward(call_of(module, kernel, state, masks), state, target)
+    apply.forward(Call(module, choice, masks), state, target)
     return target.flatten()
 
 
-def results(module: SubModule, kernel: str, state: State, masks: State, grads: State) -> tuple[Tensor, Tensor, Tensor]:
+def results(module: SubModule, choice: Choice, state: State, masks: State, grads: State) -> tuple[Tensor, Tensor, Tensor]:
     """The update, the gradients of what was read beyond those handed in, the parameters' gradients; flat."""
-    call = call_of(module, kernel, state, masks)
+    call = Call(module, choice, masks)
     version, kept = apply.record(call, state)
     gradients, after = Gradients(list(module.parameters())), {n: g.clone() for n, g in grads.items()}
     apply.backward(call, state, kept, after, gradients)

@@ -14,7 +14,7 @@ from foldfit.plans import Choice
 from foldfit.problem import Problem
 from foldfit.runtime import apply
 from foldfit.runtime.apply import Call, Kept
-from foldfit.runtime.captured import stream_of
+from foldfit.runtime.cuts import stream_of
 from foldfit.runtime.dropout import drop_mask
 from foldfit.runtime.executor import matmul_precision
 from foldfit.runtime.parameters import Gradients
@@ -22,7 +22,7 @@ from foldfit.runtime.trunk import DTYPES
 from foldfit.stacks import SubModuleSpec
 
 REPEATS, ENOUGH = 5, 0.03
-"""Timed runs of an option, fewer once they have taken so many seconds; the median counts."""
+"""Timed runs of an option, no more once they have taken so many seconds; the median counts."""
 
 
 class Bench:
@@ -99,7 +99,7 @@ class Bench:
     def by_host(self, choice: Choice) -> list[float]:
         """The same, of several times the median."""
         times: list[list[float]] = []
-        while len(times) < REPEATS and (len(times) < 2 or sum(map(sum, times)) < ENOUGH):
+        while len(times) < REPEATS and sum(map(sum, times)) < ENOUGH:
             times.append(self.launched(choice))
         return [sorted(part)[(len(part) - 1) // 2] for part in zip(*times, strict=True)]
 
@@ -108,7 +108,6 @@ class Bench:
         out = []
         for part in self.parts(choice):
             self.graph = captured(part, self.graph)
-            self.graph.replay()
             out.append(repeated(self.graph.replay, self.clock))
         self.settle()
         return out
@@ -143,13 +142,14 @@ class Bench:
 
 
 def repeated(run: Callable[[], None], clock: Callable[[], float]) -> float:
-    """The median of several runs."""
+    """The median of several runs after a first one, which counts alone where it takes long."""
     times: list[float] = []
-    while len(times) < REPEATS and (len(times) < 2 or sum(times) < ENOUGH):
+    while len(times) <= REPEATS and sum(times) < ENOUGH:
         start = clock()
         run()
         times.append(clock() - start)
-    return sorted(times)[(len(times) - 1) // 2]
+    counted = sorted(times[1:] or times)
+    return counted[(len(counted) - 1) // 2]
 
 
 def captured(run: Callable[[], None], last: torch.cuda.CUDAGraph | None) -> torch.cuda.CUDAGraph:

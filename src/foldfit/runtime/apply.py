@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from foldfit.model import SubModule
-from foldfit.ops import KERNELS
+from foldfit.ops import KERNELS, Ops
 from foldfit.plans import Choice
 from foldfit.runtime import pieces
 from foldfit.runtime.parameters import Gradients, bound, leaves_of
@@ -36,6 +36,20 @@ class Call:
     total: int = 0
     """Rows of the axis that is shared, of all ranks; 0: alone."""
     away: Away = Away()
+
+    @property
+    def ops(self) -> Ops:
+        return KERNELS[self.choice.kernel]
+
+    def rows(self, phase: str, x: Tensor, axis: int, start: int, stop: int) -> Tensor:
+        """Rows start..stop of x as the kernel of the phase, "share" or "update", takes them: that axis first."""
+        part = view(x, axis, start, stop)
+        return part if self.module.spec.strided(self.choice.kernel, phase) else self.ops.packed(part, None)
+
+    def mask_rows(self, phase: str, mask: Tensor, axis: int, start: int, stop: int) -> Tensor:
+        """Of a mask, the same."""
+        strided = self.module.spec.strided(self.choice.kernel, phase)
+        return view(mask, axis, start, stop) if strided else take(mask, axis, start, stop)
 
     def drop_rows(self, start: int, stop: int) -> Tensor | None:
         if self.drop is None or self.drop.shape[0] == 1:
@@ -72,8 +86,8 @@ def share(call: Call, module: SubModule, x: Tensor, mask: Tensor, graphs: list[G
     if call.choice.piece_rows:
         first, last, total = 0, last - first, last - first
     for start, stop, at in windows({axis: x}, rows, call.away):
-        part = leaf(mapped(at.pop(axis), axis))
-        out = module.share(part, take(mask, axis[1], start, stop), KERNELS[call.choice.kernel])
+        part = leaf(mapped(call, "share", at.pop(axis), axis))
+        out = module.share(part, call.mask_rows("share", mask, axis[1], start, stop), call.ops)
         if graphs is not None:
             graphs.append(Graph([part], [get_gradient_edge(o) for o in out if o.requires_grad]))
         del part
@@ -93,25 +107,22 @@ def share(call: Call, module: SubModule, x: Tensor, mask: Tensor, graphs: list[G
     return buffers
 
 
-def mapped(part: Tensor, axis: Axis) -> Tensor:
-    """Rows as a sub-module takes them: that axis first, contiguous."""
-    return take(part, axis[1], 0, part.shape[axis[1]])
+def mapped(call: Call, phase: str, part: Tensor, axis: Axis) -> Tensor:
+    """Rows as a sub-module takes them."""
+    return call.rows(phase, part, axis[1], 0, part.shape[axis[1]])
 
 
 def update(call: Call, module: SubModule, x: tuple[Tensor, ...], shared: tuple[Tensor, ...], mask: Tensor, start: int, stop: int) -> Tensor:
     """The update of rows start..stop, x being those rows."""
     main = call.module.spec.reads[0]
-    return module.update(x, take(mask, main[1], start, stop), shared, KERNELS[call.choice.kernel])
+    return module.update(x, call.mask_rows("update", mask, main[1], start, stop), shared, call.ops)
 
 
-def read(axes: tuple[Axis, ...], state: State, sample: int, start: int, stop: int) -> tuple[Tensor, ...]:
-    return tuple(take(state[name][sample], axis, start, stop) for name, axis in axes)
+def forward(call: Call, state: State, target: Tensor, source: Tensor | None = None) -> None:
+    """Adds the update of `state` to `target`, the tensor that is written: in place, slice by slice. Or writes `source`, its last
+    version, with the update to `target`.
 
-
-def forward(call: Call, state: State, target: Tensor) -> None:
-    """Adds the update of `state` to `target`, the tensor that is written: in place, slice by slice.
-
-    Safe where target is the very tensor that is read, since a slice reads only its own rows and `shared`.
+    In place is safe where target is the very tensor that is read, since a slice reads only its own rows and `shared`.
     """
     spec = call.module.spec
     written = spec.writes if state.get(spec.writes[0]) is target else ("", spec.writes[1])
@@ -122,29 +133,26 @@ def forward(call: Call, state: State, target: Tensor) -> None:
             if spec.shares:
                 shared = share(call, module, state[spec.shares[0]][sample], call.masks[spec.shares[0]][sample])
             if call.choice.piece_rows:
-                pieces.forward(call, module, shared, state, target, sample)
+                pieces.forward(call, module, shared, state, target, target if source is None else source, sample)
                 continue
             main = spec.reads[0]
             mask = call.masks[main[0]][sample]
             tensors = {axis: state[axis[0]][sample] for axis in spec.reads} | {written: target[sample]}
             for start, stop, at in windows(tensors, call.choice.rows, call.away, written):
-                u = update(call, module, tuple(mapped(at[axis], axis) for axis in spec.reads), shared, mask, start, stop)
-                add(call, at[written], u, start, stop)
-                del at, u
-
-
-def add(call: Call, part: Tensor, u: Tensor, start: int, stop: int) -> None:
-    """To rows start..stop of the tensor that is written."""
-    rows = view(part, call.module.spec.writes[1], 0, stop - start)
-    KERNELS[call.choice.kernel].add(rows, u, call.drop_rows(start, stop))
+                u = update(call, module, tuple(mapped(call, "update", at[axis], axis) for axis in spec.reads), shared, mask, start, stop)
+                part = view(at[written], spec.writes[1], 0, stop - start)
+                before = part if source is None else view(source[sample], spec.writes[1], start, stop)
+                call.ops.add(part, before, u, call.drop_rows(start, stop))
+                del at, u, part, before
 
 
 def record(call: Call, state: State) -> tuple[Tensor, Kept | None]:
     """The new version of the tensor that is written, and what backward needs beyond the versions of the state."""
     spec = call.module.spec
-    target = state[spec.writes[0]].clone()
+    source = state[spec.writes[0]]
+    target = torch.empty_like(source)
     if call.choice.recompute:
-        forward(call, state, target)
+        forward(call, state, target, source)
         return target, None
     kept = Kept(bound(call.module, target.dtype, leaves=True))
     for sample in range(len(target)):
@@ -162,7 +170,8 @@ def record(call: Call, state: State) -> tuple[Tensor, Kept | None]:
                 u, graph = trace(call, kept.module, state, shared, sample, start, stop)
             kept.updates[-1].append(graph)
             with torch.no_grad():
-                add(call, target[sample].narrow(spec.writes[1], start, stop - start), u.detach(), start, stop)
+                part, before = (view(x[sample], spec.writes[1], start, stop) for x in (target, source))
+                call.ops.add(part, before, u.detach(), call.drop_rows(start, stop))
             del u, graph
     return target, kept
 
@@ -177,7 +186,7 @@ def trace(
     call: Call, module: SubModule, state: State, shared: tuple[Tensor, ...], sample: int, start: int, stop: int
 ) -> tuple[Tensor, Graph]:
     spec = call.module.spec
-    x = tuple(leaf(part) for part in read(spec.reads, state, sample, start, stop))
+    x = tuple(leaf(call.rows("update", state[name][sample], axis, start, stop)) for name, axis in spec.reads)
     u = update(call, module, x, shared, call.masks[spec.reads[0][0]][sample], start, stop)
     return u, Graph(list(x), [get_gradient_edge(u)])
 
@@ -231,13 +240,13 @@ def backward_updates(
         else:
             with torch.enable_grad():
                 graph = trace(call, module, state, shared, sample, start, stop)[1]
-        g = take(grads[spec.writes[0]][sample], spec.writes[1], start, stop)
-        drop = call.drop_rows(start, stop)
-        d_x, d_s = differentiate(call, module, graph, sources, [g if drop is None else g * drop], gradients)
+        g = call.ops.packed(view(grads[spec.writes[0]][sample], spec.writes[1], start, stop), call.drop_rows(start, stop))
+        d_x, d_s = differentiate(call, module, graph, sources, [g], gradients)
         del graph, g
         for (name, axis), d in zip(spec.reads, d_x, strict=True):
-            KERNELS[call.choice.kernel].add(view(grads[name][sample], axis, start, stop), d, None)
-        del d_x, d
+            rows = view(grads[name][sample], axis, start, stop)
+            call.ops.add(rows, rows, d, None)
+        del d_x, d, rows
         if not d_shared:
             d_shared = d_s
         else:
@@ -267,14 +276,15 @@ def backward_shares(
             graph = graphs.pop()
         else:
             with torch.enable_grad():
-                part = leaf(take(x, axis, start, stop))
-                out = module.share(part, take(mask, axis, start, stop), KERNELS[call.choice.kernel])
+                part = leaf(call.rows("share", x, axis, start, stop))
+                out = module.share(part, call.mask_rows("share", mask, axis, start, stop), call.ops)
                 graph = Graph([part], [get_gradient_edge(o) for o in out if o.requires_grad])
                 del part, out
         d_x, _ = differentiate(call, module, graph, [], [d[first + start : first + stop] for d in d_shared], gradients)
         del graph
-        KERNELS[call.choice.kernel].add(view(grads[name][sample], axis, start, stop), d_x[0], None)
-        del d_x
+        rows = view(grads[name][sample], axis, start, stop)
+        call.ops.add(rows, rows, d_x[0], None)
+        del d_x, rows
 
 
 def differentiate(

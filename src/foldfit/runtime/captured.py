@@ -1,8 +1,8 @@
 """A plan's steps as CUDA graphs: launched at once, not one by one from Python, which for small sub-modules takes longer than
-their work. The graphs own the memory that the plan promises; what goes in and comes out lies in tensors that stay."""
+their work. The graphs own the memory that the plan promises; what goes in and comes out lies in tensors that stay. Between
+ranks a graph ends at every collective (runtime/cuts.py)."""
 
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -12,6 +12,7 @@ from torch import nn
 from foldfit.errors import BadInput
 from foldfit.plans import Plan
 from foldfit.runtime.apply import State
+from foldfit.runtime.cuts import CudaGraphs, Cuts, Rehearsal
 from foldfit.runtime.executor import Executor, Watch
 from foldfit.runtime.parameters import Gradients
 
@@ -23,10 +24,12 @@ CAPTURED: "WeakKeyDictionary[Trunk, Captured]" = WeakKeyDictionary()
 
 
 class Captured:
-    """Two graphs, up to `end` and after it, of one plan over the parameters where they are now."""
+    """Two parts, up to `end` and after it, of one plan over the parameters where they are now."""
 
-    def __init__(self, trunk: "Trunk", plan: Plan, state: State, masks: State, watch: Watch | None = None) -> None:
-        self.plan, self.last = plan, list(trunk.specs[-1].state)
+    def __init__(
+        self, trunk: "Trunk", plan: Plan, state: State, masks: State, watch: Watch | None = None, graphs: CudaGraphs | None = None
+    ) -> None:
+        self.plan, self.ranks, self.last = plan, trunk.ranks, list(trunk.specs[-1].state)
         self.parameters = [p for p in trunk.parameters() if p.requires_grad]
         self.addresses = [p.data_ptr() for p in trunk.parameters()]
         self.state = {name: x.detach().clone() for name, x in state.items()}
@@ -35,27 +38,21 @@ class Captured:
         self.seed = torch.zeros((), dtype=torch.int64, device=device)
         self.train, self.turn = plan.problem.mode == "train", 0
         self.drawn = plan.problem.dropout and trunk.training
-        seed = self.seed if self.drawn else None
-        stream = stream_of(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):  # compiles kernels, makes handles
-            self.work(Executor(trunk.sub_modules(), plan, self.masks, seed, watch), nullcontext(), nullcontext())
-        del self.out
-        if self.train:
-            del self.grads, self.d_state, self.gradients
-        torch.cuda.current_stream(device).wait_stream(stream)
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
-        self.forward_graph, self.backward_graph = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        executor, pool = Executor(trunk.sub_modules(), plan, self.masks, seed), torch.cuda.graph_pool_handle()
-        torch.cuda.reset_peak_memory_stats(device)
-        self.work(
-            executor,
-            torch.cuda.graph(self.forward_graph, pool=pool, stream=stream),
-            torch.cuda.graph(self.backward_graph, pool=pool, stream=stream),
-        )
-        self.held = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
-        """Bytes that replays use beyond what is allocated meanwhile: of tensors that come and go within the graphs."""
+        self.graphs = graphs or CudaGraphs(device)
+        blocks, seed = trunk.sub_modules(), self.seed if self.drawn else None
+        with self.graphs.rehearsing():  # compiles kernels, makes handles
+            self.work(Executor(blocks, plan, self.masks, seed, watch, self.ranks), Rehearsal(self.ranks), Rehearsal(self.ranks))
+            del self.out
+            if self.train:
+                del self.grads, self.d_state, self.gradients
+        self.forward_part, self.backward_part = Cuts(self.ranks, self.graphs), Cuts(self.ranks, self.graphs)
+        with self.graphs.capturing():
+            self.work(Executor(blocks, plan, self.masks, seed, ranks=self.ranks), self.forward_part, self.backward_part)
+
+    @property
+    def held(self) -> int:
+        """Bytes that replays use beyond what is allocated meanwhile."""
+        return self.graphs.held
 
     def work(self, executor: Executor, forward: AbstractContextManager, backward: AbstractContextManager) -> None:
         """Both halves of the schedule, each in its context."""
@@ -69,9 +66,9 @@ class Captured:
                 self.d_state, self.gradients = executor.backward(dict(self.grads), self.parameters)
 
     def fits(self, trunk: "Trunk", plan: Plan) -> bool:
-        """Whether these graphs are of this plan and mode, and the parameters still where they were."""
+        """Whether these graphs are of this plan, mode and ranks, and the parameters still where they were."""
         same = self.plan.digest == plan.digest and self.drawn == (plan.problem.dropout and trunk.training)
-        return same and self.addresses == [p.data_ptr() for p in trunk.parameters()]
+        return same and self.ranks is trunk.ranks and self.addresses == [p.data_ptr() for p in trunk.parameters()]
 
 
 class Replay:
@@ -84,8 +81,9 @@ class Replay:
         g = self.graphs
         for name, x in state.items():
             g.state[name].copy_(x)
-        g.seed.random_(2**62)
-        g.forward_graph.replay()
+        if g.drawn:
+            g.ranks.same(g.seed.random_(2**62))
+        g.forward_part.replay()
         g.turn += 1
         self.turn = g.turn
         return {name: x.clone() for name, x in g.out.items()}
@@ -97,14 +95,8 @@ class Replay:
             raise BadInput("a captured plan ran forward again before this backward: run backward first, or plan with launch='eager'")
         for name, x in grads.items():
             g.grads[name].copy_(x)
-        g.backward_graph.replay()
+        g.backward_part.replay()
         return {name: x.clone() for name, x in g.d_state.items()}, g.gradients.copy(g.parameters)
-
-
-@cache
-def stream_of(device: torch.device) -> torch.cuda.Stream:
-    """The one that all captures share: libraries keep a workspace a stream."""
-    return torch.cuda.Stream(device)
 
 
 def captured(trunk: "Trunk", plan: Plan, state: State, masks: State, watch: Watch | None = None) -> Replay:

@@ -137,9 +137,11 @@ def of_ranks(shape: tuple[int, ...], whole: tuple[int, ...], ranks: Ranks) -> st
     return f", rank {ranks.rank}'s rows of {list(whole)}" if shape != whole else ""
 
 
-def check_inputs(trunk: "Trunk", plan: Plan, state: State, masks: State, train: bool) -> tuple[torch.Size, State, State]:
+def check_inputs(
+    trunk: "Trunk", plan: Plan, state: State, masks: State, train: bool, stored: set[torch.dtype]
+) -> tuple[torch.Size, State, State]:
     """The batch shape, and state and masks with the samples flattened to one leading axis, in storage precision. Over several
-    ranks the state is this rank's rows of axis 0, the masks are whole."""
+    ranks the state is this rank's rows of axis 0, the masks are whole. `stored`: the dtypes of the parameters."""
     problem = plan.problem
     if train and problem.mode == "infer":
         raise BadInput("the plan is an inference, but gradients are on: call under torch.no_grad(), or plan with mode='train'")
@@ -177,10 +179,9 @@ def check_inputs(trunk: "Trunk", plan: Plan, state: State, masks: State, train: 
             out_masks[name] = mask.to(dtype).reshape(-1, *whole[len(batch) : -1]).contiguous()
     if len(out["z"]) != problem.batch:
         raise BadInput(f"the plan is for a batch of {problem.batch}, got {len(out['z'])}")
-    if len({p.dtype for p in trunk.parameters()}) > 1:
+    if len(stored) > 1:
         raise BadInput("the model's parameters are of several dtypes: expected one, call model.to(dtype)")
-    if problem.parameters != {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}.get(next(trunk.parameters()).dtype):
-        raise BadInput(
-            f"the plan has parameters in {problem.parameters}, the model in {next(trunk.parameters()).dtype}: plan again, or call .to()"
-        )
+    (held,) = stored
+    if problem.parameters != {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}.get(held):
+        raise BadInput(f"the plan has parameters in {problem.parameters}, the model in {held}: plan again, or call .to()")
     return batch, out, out_masks

@@ -1,5 +1,7 @@
 """Shared dropout, AF2 Suppl. 1.11.6, as a function of the logical position: seed, block, sub-module, row, column."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ def drop_mask(spec: SubModuleSpec, shape: tuple[int, int], seed: Tensor, positio
     return like.new_empty(size).bernoulli_(1 - spec.dropout, generator=generator).div_(1 - spec.dropout)
 
 
+@lru_cache(4096)
 def mix(position: tuple[int, ...]) -> int:
     """One 63-bit seed of several whole numbers (FNV-1a over them)."""
     h = 0xCBF29CE484222325

@@ -56,9 +56,11 @@ class Executor:
         self.gradients: Gradients | None = None
         self.at: dict[str, int] = {}
         """The axis that each tensor at hand is sharded over, where it is not 0."""
+        self.parts: dict[tuple[str, int], torch.Tensor] = {}
+        """Of masks, by tensor and axis."""
         self.under_way: dict[str, tuple[int, Begun]] = {}
         """Relays beside the sub-module at hand: to which axis."""
-        self.sums: list[torch.distributed.Work] = []
+        self.sums: list[Begun] = []
         """Sums of gradients over ranks that are under way."""
         self.own = [{name for sub in block for name, _ in (*sub.spec.reads, sub.spec.writes)} for block in blocks]
         self.needed: list[set[str]] = []
@@ -207,6 +209,12 @@ class Executor:
             self.at[name] = new
         self.under_way.clear()
 
+    def part(self, name: str, axis: int) -> torch.Tensor:
+        """This rank's of the mask of a tensor that is sharded over `axis`."""
+        if (name, axis) not in self.parts:
+            self.parts[name, axis] = self.ranks.narrow(self.masks[name], 1 + axis)
+        return self.parts[name, axis]
+
     def call(self, block: int, i: int, choice: Choice) -> Call:
         """Its i-th sub-module, ready to run. Dropout depends on the logical position only, so neither plan nor ranks change it."""
         module, drop = self.blocks[block][i], None
@@ -216,7 +224,7 @@ class Executor:
             shape = self.masks[tensor].shape[1:]
             drop = drop_mask(spec, (shape[axis], shape[1 - axis]), self.seed, (block, i), self.masks[tensor])
             drop = drop if len(drop) == 1 else self.ranks.narrow(drop, 0)
-        masks = {name: self.ranks.narrow(mask, 1 + self.at.get(name, 0)) for name, mask in self.masks.items()}
+        masks = {name: self.part(name, self.at.get(name, 0)) for name in self.masks}
         total = self.masks[spec.shares[0]].shape[1 + spec.shares[1]] if spec.shares else 0
         away = Away(frozenset(choice.host.split()), self.device, self.host.waits)
         return Call(module, choice, masks, drop, self.ranks, total, away)

@@ -45,7 +45,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     promised_host_bytes: int = 0
     exposed: float = 0.0
     """Seconds of the last run in which the computation waited for copies to the host or back, or that went by between the
-    beginning and the end of collectives of several ranks; 0 under a graph, in which nothing is timed."""
+    beginning and the end of collectives of several ranks."""
     promised_exposed: float = 0.0
     rank_peaks: tuple[int, ...] = ()
     """Peak bytes of every rank, where there are several: `peak_bytes` is the largest."""
@@ -112,7 +112,7 @@ def measure(
     alive = [*parameters, *(x for name, x in state.items() if name not in plan.hosted), *masks.values()]
     if optimizer:
         alive += [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
-    cuda = plan.problem.device_type == "cuda"
+    cuda, eager = plan.problem.device_type == "cuda", plan.problem.launch == "eager"
     meter = CudaMeter(alive, plan.resident.get("workspace", 0)) if cuda else CpuMeter(alive)
     steps: list[Step] = []
     activation = 0
@@ -129,8 +129,7 @@ def measure(
 
     run = partial(once, model, state, masks, plan, optimizer)
     pool_of.cache_clear()
-    eager = plan.problem.launch == "eager"  # events that a graph captures have no times
-    model.ranks.waits = [] if eager else None
+    model.ranks.waits = []
     start = clock(cuda)
     with meter:
         run(watch, lambda: partial(forward_ended, meter.now()))
@@ -143,7 +142,7 @@ def measure(
     first = min(metered, 3 * plan.promised.seconds or metered)
     times: list[float] = []
     while repeat and len(times) < warmup + repeat and fits(first + sum(times) + (times or [first])[-1], budget, model.ranks, cuda):
-        model.ranks.waits = [] if eager else None
+        model.ranks.waits = []
         start = clock(cuda)
         run()
         times.append(clock(cuda) - start)

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from foldfit.model import SubModule
-from foldfit.ops import KERNELS
 from foldfit.runtime.parameters import Gradients, leaves_of
 from foldfit.runtime.ring import travel
-from foldfit.runtime.rows import leaf, take, view
+from foldfit.runtime.rows import leaf, view
 from foldfit.stacks import SubModuleSpec
 
 if TYPE_CHECKING:
@@ -43,19 +42,21 @@ def drop_at(call: "Call", rows: tuple[int, int], start: int, stop: int) -> Tenso
     return drop if drop is None or drop.shape[1] == 1 else drop[:, start:stop]
 
 
-def forward(call: "Call", module: SubModule, own: Tensors, state: "State", target: Tensor, sample: int) -> None:
-    """Adds the update of `state` to `target`, in place: a piece reads only its own columns, which no earlier one has written."""
-    spec, ops = call.module.spec, KERNELS[call.choice.kernel]
+def forward(call: "Call", module: SubModule, own: Tensors, state: "State", target: Tensor, before: Tensor, sample: int) -> None:
+    """`target` is `before` with the update of `state`, also in place: a piece reads only its own columns, which no earlier one has
+    written."""
+    spec, ops = call.module.spec, call.ops
     name, axis = spec.reads[0]
     source, mask = state[name][sample], call.masks[name][sample]
     for rows in row_slices(call, source.shape[axis]):
-        x = (take(source, axis, *rows),)
-        prepared = module.prepare(x, take(mask, axis, *rows), ops) if rows[0] < rows[1] else ()
+        x = (call.rows("update", source, axis, *rows),)
+        prepared = module.prepare(x, call.mask_rows("update", mask, axis, *rows), ops) if rows[0] < rows[1] else ()
 
         def visit(start: int, stop: int, shared: Tensors, rows=rows, x=x, prepared=prepared) -> Tensors:
             if prepared and start < stop:
                 u = module.finish(columns(spec, x, start, stop), prepared, shared, ops)
-                ops.add(at(target[sample], spec.writes[1], rows, start, stop), u, drop_at(call, rows, start, stop))
+                new, old = (at(tensor[sample], spec.writes[1], rows, start, stop) for tensor in (target, before))
+                ops.add(new, old, u, drop_at(call, rows, start, stop))
             return ()
 
         travel(call.ranks, own, call.total, call.choice.piece_rows, visit)
@@ -89,12 +90,13 @@ class Backward:
         self, call: "Call", module: SubModule, rows: tuple[int, int], state: "State", sample: int, grads: "State", gradients: Gradients
     ) -> None:
         self.call, self.module, self.rows, self.gradients = call, module, rows, gradients
-        self.spec, self.ops = call.module.spec, KERNELS[call.choice.kernel]
+        self.spec, self.ops = call.module.spec, call.ops
         name, axis = self.spec.reads[0]
         self.read, self.written = (grads[tensor][sample] for tensor in (name, self.spec.writes[0]))
         with torch.enable_grad():
-            self.x = (leaf(take(state[name][sample], axis, *rows)),)
-            out = module.prepare(self.x, take(call.masks[name][sample], axis, *rows), self.ops) if rows[0] < rows[1] else ()
+            self.x = (leaf(call.rows("update", state[name][sample], axis, *rows)),)
+            mask = call.mask_rows("update", call.masks[name][sample], axis, *rows)
+            out = module.prepare(self.x, mask, self.ops) if rows[0] < rows[1] else ()
         n = len(self.spec.prepared)
         self.edges = [get_gradient_edge(p) for p in out[:n]]
         self.prepared = tuple(p.detach().requires_grad_(i < n) for i, p in enumerate(out))
@@ -108,12 +110,12 @@ class Backward:
             x = columns(self.spec, self.x, start, stop)
             shared = tuple(s.detach().requires_grad_(i < n) for i, s in enumerate(shared))
             edge = get_gradient_edge(self.module.finish(x, self.prepared, shared, self.ops))
-        g = at(self.written, self.spec.writes[1], self.rows, start, stop)
-        drop = drop_at(self.call, self.rows, start, stop)
+        g = self.ops.packed(at(self.written, self.spec.writes[1], self.rows, start, stop), drop_at(self.call, self.rows, start, stop))
         prepared = self.prepared[: len(self.edges)]
-        d = self.differentiate([edge], [*x, *prepared, *shared[:n]], [g.contiguous() if drop is None else g * drop])
+        d = self.differentiate([edge], [*x, *prepared, *shared[:n]], [g])
         for part in d[: len(x)]:
-            self.ops.add(at(self.read, self.spec.reads[0][1], self.rows, start, stop), part, None)
+            read = at(self.read, self.spec.reads[0][1], self.rows, start, stop)
+            self.ops.add(read, read, part, None)
         self.d_prepared = self.d_prepared or [torch.zeros_like(p) for p in prepared]
         for total, part in zip(self.d_prepared, d[len(x) :], strict=False):
             total += part
@@ -122,7 +124,8 @@ class Backward:
     def end(self) -> None:
         if self.d_prepared:
             (d,) = self.differentiate(self.edges, self.x, self.d_prepared)
-            self.ops.add(view(self.read, self.spec.reads[0][1], *self.rows), d, None)
+            read = view(self.read, self.spec.reads[0][1], *self.rows)
+            self.ops.add(read, read, d, None)
 
     def differentiate(self, results: list, wanted: "list[Tensor] | Tensors", grads: list[Tensor]) -> Tensors:
         """The gradients of `wanted`; those of the parameters go to `gradients`."""

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from foldfit.errors import BadInput, FoldfitError
 from foldfit.problem import relay_parts
+from foldfit.runtime.cuts import Cuts, Rehearsal, collective
 
 Tensors = tuple[Tensor, ...]
+Works = list[dist.Work]
 
 TIMEOUT = timedelta(minutes=5)
 """After which a collective that a rank does not join ends the run."""
@@ -48,11 +50,13 @@ reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sca
 @dataclass(eq=False)
 class Ranks:
     """`group`: those that share the sample, None: this process alone. `all`: those whose gradients are averaged over samples,
-    None: `group`. `waits`: where it is a list, (begin, end) of every collective that the computation waits for."""
+    None: `group`. `waits`: where it is a list, (begin, end) of every collective that the computation waits for. `cuts`: where a step is
+    captured, what takes its collectives."""
 
     group: Any = None
     all: Any = None
     waits: "list[tuple[Mark, Mark]] | None" = None
+    cuts: Cuts | Rehearsal | None = None
 
     @property
     def size(self) -> int:
@@ -85,19 +89,19 @@ class Ranks:
         parts = relay_parts(x.element_size() * most_elements(whole, self.size) * x.shape[-1])
         for sample in range(len(x)):
             for part in range(parts):
-                self.exchange(x[sample], out[sample], old, whole, part, parts).wait()
+                self.exchange(x[sample], out[sample], old, whole, part, parts, beside=False).wait()
         return out
 
     def begin_relay(self, x: Tensor, old: int, new: int, whole: tuple[int, ...]) -> "Begun":
         """The same under way beside the computation, with the buffers of all samples; x stays as it is until it was waited for."""
         out = self.laid_out(x, old, new, whole)
-        under_way = [self.exchange(x[sample], out[sample], old, whole, 0, 1) for sample in range(len(x))]
+        under_way = [self.exchange(x[sample], out[sample], old, whole, 0, 1, beside=x.is_cuda) for sample in range(len(x))]
 
         def end() -> None:
             while under_way:
                 under_way.pop(0).wait()
 
-        return Begun(self, [], (x,), (out,), end)
+        return Begun(self, None, (x,), (out,), end)
 
     def laid_out(self, x: Tensor, old: int, new: int, whole: tuple[int, ...]) -> Tensor:
         start, stop = self.own(whole[new])
@@ -105,9 +109,9 @@ class Ranks:
         shape[1 + old], shape[1 + new] = whole[old], stop - start
         return x.new_empty(shape)
 
-    def exchange(self, x: Tensor, out: Tensor, old: int, whole: tuple[int, ...], part: int, parts: int) -> "Begun":
+    def exchange(self, x: Tensor, out: Tensor, old: int, whole: tuple[int, ...], part: int, parts: int, beside: bool) -> "Begun":
         """Begins one part of a sample's relay, of x [a0, a1, c] into `out`: of all ranks' rows of axis 0 that part. What lies as it travels
-        is not copied: alone, the side that is sharded over axis 1."""
+        is not copied: alone, the side that is sharded over axis 1. `beside`: the computation, which else waits for it here."""
         rows, columns = bounds(whole[0], self.size), bounds(whole[1], self.size)
         spans = [(a + bounds(b - a, parts)[part][0], a + bounds(b - a, parts)[part][1]) for a, b in rows]
         (first, last), begin = spans[self.rank], rows[self.rank][0]
@@ -121,15 +125,24 @@ class Ranks:
         sent = x.view(-1) if whole_side and old == 1 else packed(mine)
         received = out.view(-1) if whole_side and old == 0 else out.new_empty(sum(arriving))
         del mine, own, all_, by_row, by_column
-        with self.waited(sent, received, begun=x.is_cuda):
-            work = dist.all_to_all_single(received.view(-1), sent.view(-1), arriving, leaving, group=self.group, async_op=x.is_cuda)
+        works: Works | None = [] if beside else None
+        self.all_to_all(works, received.view(-1), sent.view(-1), arriving, leaving)
 
         def end() -> None:
             if received.data_ptr() != out.data_ptr():
                 unpack(received, theirs)
 
-        return Begun(self, [work] if work else [], (sent,), (received,), end)
+        return Begun(self, works, (sent,), (received,), end)
 
+    @collective
+    def all_to_all(self, works: Works | None, received: Tensor, sent: Tensor, arriving: list[int], leaving: list[int]) -> None:
+        """`arriving`, `leaving`: elements from and to each rank. Waited for where there are no `works` to add it to."""
+        with contextlib.nullcontext() if works is not None else self.waited(sent, received):
+            work = dist.all_to_all_single(received, sent, arriving, leaving, group=self.group, async_op=works is not None)
+        if works is not None:
+            works.append(work)
+
+    @collective
     def gather(self, whole: Tensor) -> None:
         """Fills [R, ...], of which every rank has written its own rows, with those of the others."""
         spans = bounds(len(whole), self.size)
@@ -145,6 +158,7 @@ class Ranks:
                 if start < stop:
                     dist.broadcast(whole[start:stop], dist.get_global_rank(self.group, rank), group=self.group)
 
+    @collective
     def reduce(self, whole: Tensor) -> None:
         """Sums [R, ...] over ranks, each into its own rows; the others are without meaning afterwards."""
         spans = bounds(len(whole), self.size)
@@ -163,31 +177,50 @@ class Ranks:
     def pass_on(self, tensors: Tensors, rows: int) -> "Begun":
         """Begins to send the tensors to the next rank, and to receive as many of `rows` rows from the one before: wait for those."""
         out = tuple(x.new_empty(rows, *x.shape[1:]) for x in tensors)
-        after, before = (dist.get_global_rank(self.group, (self.rank + step) % self.size) for step in (1, -1))
-        sends = [dist.P2POp(dist.isend, x, after, self.group, i) for i, x in enumerate(tensors) if x.numel()]
-        receives = [dist.P2POp(dist.irecv, x, before, self.group, i) for i, x in enumerate(out) if x.numel()]
-        works = dist.batch_isend_irecv(sends + receives) if sends + receives else []
+        works: Works = []
+        self.shift(works, tensors, out)
         return Begun(self, works, tensors, out)
 
+    @collective
+    def shift(self, works: Works, leaving: Tensors, arriving: Tensors) -> None:
+        """To the next rank, from the one before."""
+        after, before = (dist.get_global_rank(self.group, (self.rank + step) % self.size) for step in (1, -1))
+        sends = [dist.P2POp(dist.isend, x, after, self.group, i) for i, x in enumerate(leaving) if x.numel()]
+        receives = [dist.P2POp(dist.irecv, x, before, self.group, i) for i, x in enumerate(arriving) if x.numel()]
+        works += dist.batch_isend_irecv(sends + receives) if sends + receives else []
+
+    @collective
+    def finish(self, works: Works, cuda: bool) -> None:
+        """Waits for what was begun."""
+        with self.waited(cuda=cuda):
+            for work in works:
+                work.wait()
+            works.clear()
+
     @contextlib.contextmanager
-    def waited(self, *tensors: Tensor, begun: bool = False) -> Iterator[None]:
-        """Around a collective on these tensors, or around waiting for one that was `begun`, that what follows needs."""
-        cuda = tensors[0].is_cuda
+    def waited(self, *tensors: Tensor, cuda: bool = False) -> Iterator[None]:
+        """Around a collective on these tensors, or around waiting for one that was begun, that what follows needs."""
+        cuda = cuda or any(x.is_cuda for x in tensors)
         begin = None if self.waits is None else mark(cuda)
-        with contextlib.nullcontext() if cuda or begun else let_go(*tensors):
+        with contextlib.nullcontext() if cuda else let_go(*tensors):
             yield
         if self.waits is not None and begin is not None:
             self.waits.append((begin, mark(cuda)))
 
-    def begin_sum(self, gradients: Tensor) -> list[dist.Work]:
+    def begin_sum(self, gradients: Tensor) -> "list[Begun]":
         """Begins the sum of parameters' gradients over ranks, a mean over samples, beside the computation: wait for what is returned."""
         if self.group is None or not gradients.numel():
             return []
-        group = self.all or self.group
-        samples = dist.get_world_size(group) // self.size
+        samples = dist.get_world_size(self.all or self.group) // self.size
         if samples > 1:
             gradients /= samples
-        return [dist.all_reduce(gradients, group=group, async_op=True)]
+        works: Works = []
+        self.all_reduce(works, gradients)
+        return [Begun(self, works, (gradients,), ())]
+
+    @collective
+    def all_reduce(self, works: Works, gradients: Tensor) -> None:
+        works.append(dist.all_reduce(gradients, group=self.all or self.group, async_op=True))
 
     def same(self, x: Tensor) -> Tensor:
         """x of the first rank that shares the sample."""
@@ -225,23 +258,19 @@ class Ranks:
 
 
 class Begun:
-    """A collective under way: `sent` and `received` must stay as they are until it was waited for."""
+    """A collective under way: `sent` and `received` must stay as they are until it was waited for. `works`: None where nothing is left
+    to wait for."""
 
-    def __init__(
-        self, ranks: Ranks, works: list[dist.Work], sent: Tensors, received: Tensors, end: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, ranks: Ranks, works: Works | None, sent: Tensors, received: Tensors, end: Callable[[], None] | None = None) -> None:
         self.ranks, self.works, self.sent, self.received, self.end = ranks, works, sent, received, end
 
     def wait(self) -> Tensors:
         """What was received; the computation waits for it, not the host."""
-        if self.works:
-            with self.ranks.waited(*self.received, *self.sent, begun=True):
-                for work in self.works:
-                    work.wait()
-                self.works.clear()
+        if self.works is not None:
+            self.ranks.finish(self.works, any(x.is_cuda for x in (*self.sent, *self.received)))
         if self.end:
             self.end()
-        self.end = None
+        self.works = self.end = None
         received, self.sent, self.received = self.received, (), ()
         return received
 

@@ -84,14 +84,13 @@ class Trunk(nn.Module):
 
         Raises BadInput where the plan is for other stacks, sizes, precision or device than these.
         """
-        train = torch.is_grad_enabled() and (
-            any(p.requires_grad for p in self.parameters()) or any(x.requires_grad for x in state.values())
-        )
+        parameters = list(self.parameters())  # thousands, and a walk through all modules
+        train = torch.is_grad_enabled() and any(x.requires_grad for x in (*parameters, *state.values()))
         if plan is None:
             plan = default_plan(self, state, "train" if train else "infer")
         with contextlib.nullcontext() if plan.digest in self.agreed else self.ranks.together():
             check_plan(self, plan)
-            batch, state, masks = check_inputs(self, plan, state, masks, train)
+            batch, state, masks = check_inputs(self, plan, state, masks, train, {p.dtype for p in parameters})
         self.agree(plan, masks)
         names = list(state)
         run: Executor | Replay
@@ -105,7 +104,6 @@ class Trunk(nn.Module):
             with torch.no_grad():
                 out = run.forward(state)
         else:
-            parameters = list(self.parameters())
             last = list(self.specs[-1].state)
             result = Differentiable.apply(run, names, last, parameters, *state.values(), *parameters)
             out = dict(zip(last, result, strict=True))

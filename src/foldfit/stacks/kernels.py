@@ -1,5 +1,7 @@
 """Which kernels can run which sub-module, by device type."""
 
+from typing import Any
+
 from foldfit.stacks import attention_kernels as attention
 from foldfit.stacks import cueq_kernels as cueq
 from foldfit.stacks import pair_kernels as pair
@@ -22,15 +24,17 @@ Kernels = dict[str, dict[str, Kernel]]
 """Kernel name -> device type -> cost."""
 HALF = ("bf16", "fp16")
 """Precisions of kernels that in fp32 storage would be slower than the library's products."""
+LONG_ROWS = (("bf16", 1024),)
+"""Of attention on NVIDIA Hopper: ops/hopper_attention.py."""
 
 
 def anywhere(update: Phase, share: Phase | None = None) -> dict[str, Kernel]:
     return {"cpu": Kernel(update, share), "cuda": Kernel(update, share)}
 
 
-def fused(update: Phase, widths: tuple[str, int, int], share: Phase | None = None) -> dict[str, Kernel]:
+def fused(update: Phase, widths: tuple[str, int, int], share: Phase | None = None, **more: Any) -> dict[str, Kernel]:
     """Ours in Triton, for CUDA."""
-    return {"cuda": Kernel(update, share, within=(widths,))}
+    return {"cuda": Kernel(update, share, within=(widths,), **more)}
 
 
 def by_cueq(update: Phase, share: Phase) -> dict[str, Kernel]:
@@ -41,12 +45,12 @@ def by_cueq(update: Phase, share: Phase) -> dict[str, Kernel]:
 COLUMN_ATTENTION: Kernels = {
     "reference": anywhere(attention.UNBIASED_UPDATE),
     "sdpa": {"cpu": Kernel(sdpa.UNBIASED_UPDATE), "cuda": Kernel(sdpa.CUDA_UNBIASED_UPDATE)},
-    "triton": fused(triton.UNBIASED_ATTENTION, ("d", 8, 64)),
+    "triton": fused(triton.UNBIASED_ATTENTION, ("d", 8, 64), turns=LONG_ROWS),
 }
 ROW_ATTENTION: Kernels = {
     "reference": anywhere(attention.UPDATE, attention.ROW_SHARE),
     "sdpa": {"cpu": Kernel(sdpa.CPU_UPDATE, attention.ROW_SHARE), "cuda": Kernel(sdpa.CUDA_UPDATE, attention.ROW_SHARE, multiple=8)},
-    "triton": fused(triton.ATTENTION, ("d", 8, 64), triton.ROW_SHARE),
+    "triton": fused(triton.ATTENTION, ("d", 8, 64), triton.ROW_SHARE, turns=LONG_ROWS),
     "cueq": by_cueq(cueq.UPDATE, attention.ROW_SHARE),
 }
 TRIANGLE_ATTENTION: Kernels = {
@@ -55,7 +59,7 @@ TRIANGLE_ATTENTION: Kernels = {
         "cpu": Kernel(sdpa.CPU_UPDATE, attention.TRIANGLE_SHARE),
         "cuda": Kernel(sdpa.CUDA_UPDATE, attention.TRIANGLE_SHARE, multiple=8),
     },
-    "triton": fused(triton.ATTENTION, ("d", 8, 64), triton.TRIANGLE_BIAS),
+    "triton": fused(triton.ATTENTION, ("d", 8, 64), triton.TRIANGLE_BIAS, turns=LONG_ROWS),
     "cueq": by_cueq(cueq.UPDATE, attention.TRIANGLE_SHARE),
 }
 GLOBAL_ATTENTION: Kernels = {

@@ -38,6 +38,8 @@ class Phase:
     back_calls: int
     back_matmuls: tuple[str, ...] | None = None
     """The matmuls of backward where they are not each forward one twice."""
+    strided: bool = False
+    """Whether it reads its rows and their mask where they lie, those of the second axis too, which others get a copy of."""
     biases: tuple[tuple[str, str], ...] = ()
     """(parameter, leading axes): its gradient, where the sub-module has it, is a product with ones over these axes."""
 
@@ -56,6 +58,8 @@ class Kernel:
     """(role, least, most): widths it is made for."""
     shortest: int = 1
     """The least length of the other axis."""
+    turns: tuple[tuple[str, int], ...] = ()
+    """(precision, length of the other axis) from which on it runs by other code, perhaps on some devices alone: checked there too."""
     recorded: tuple[str, ...] = ("fp32", "tf32", "bf16", "fp16")
     """The precisions in which it has a backward, where its update has any."""
     package: str = ""
@@ -100,6 +104,11 @@ class SubModuleSpec:
     dropout: float = 0.0
     dropout_over: Literal["r", "n"] = "r"
     """The axis (in mapped order) along which the dropout mask is the same: AF2 Suppl. 1.11.6."""
+
+    def strided(self, kernel: str, phase: str) -> bool:
+        """Whether that kernel's phase, "share" or "update", reads its rows where they lie: on one device type as on another."""
+        cost = next(iter(self.kernels[kernel].values()))
+        return getattr(cost, phase).strided  # type: ignore[no-any-return]
 
     @property
     def touches(self) -> frozenset[str]:

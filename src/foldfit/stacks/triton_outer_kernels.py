@@ -8,6 +8,7 @@ Written by `python -m foldfit.profile.moments`, which traces the sub-module; the
 from foldfit.stacks.spec import Phase
 
 OUTER_SHARE = Phase(
+    strided=True,
     matmuls=("r n c, c p -> r n p",),
     back_matmuls=("r n c, c p -> r n p",) * 3,
     moves="r n c + r n p + c p + r n + 2 c + p",
@@ -25,6 +26,7 @@ OUTER_SHARE = Phase(
 )
 
 OUTER_UPDATE = Phase(
+    strided=True,
     matmuls=("r n c, c o -> r n o", "r n, R n -> r R", "r o n, R p n -> r R o p", "r R o p, o p z -> r R z"),
     back_matmuls=(*("r n c, c o -> r n o",) * 3, *("r o n, R p n -> r R o p",) * 3, *("r R o p, o p z -> r R z",) * 2),
     biases=(("output_b", "r R"),),

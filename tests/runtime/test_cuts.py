@@ -1,0 +1,112 @@
+"""A step in pieces that end at every collective is the eager step, on any ranks, under any plan: on a CPU, with what stands for graphs."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from foldfit.runtime.captured import Captured, Replay
+from foldfit.runtime.cuts import Cuts, Rehearsal
+from foldfit.runtime.executor import Executor
+from foldfit.runtime.ranks import Ranks
+from tests import small
+from tests.runtime.recorded import CpuGraphs
+from tests.runtime.spawned import on_ranks
+from tests.runtime.test_ranks import PLANS, whole_inputs
+
+CASES = [
+    ("evoformer", "whole, kept", {}),
+    ("evoformer", "nested", {"n_res": 3, "batch": 2}),
+    ("evoformer", "one row, recomputed", {"n_res": 1, "stacks": (small.stack("evoformer", 2, 1),)}),  # ranks without rows
+    ("evoformer", "pieces", {"n_res": 7}),
+    ("extra_msa", "blocks recomputed", {"n_res": 5}),
+    ("pairformer", "whole, kept", {"mode": "infer"}),
+]
+
+
+def replays_are_runs(rank: int, size: int) -> None:
+    torch.use_deterministic_algorithms(True)
+    ranks = Ranks(dist.group.WORLD)
+    for name, plan_name, problem in CASES if size == 2 else CASES[1:3]:
+        trunk = small.trunk(small.stack(name, 2))
+        for p in trunk.parameters():
+            dist.broadcast(p.data, 0)
+        trunk.ranks = ranks
+        plan = PLANS[plan_name](trunk, size, **problem)
+        state, masks, grads = ({k: ranks.narrow(x, 1).contiguous() for k, x in some.items()} for some in whole_inputs(trunk, plan))
+        masks = whole_inputs(trunk, plan)[1]
+        graphs = CpuGraphs()
+        part = Captured(trunk, plan, state, masks, graphs=graphs)
+        assert len(graphs.sizes) > 10
+        for turn in range(2):
+            graphs.spoil()
+            here = {k: x + turn for k, x in state.items()}
+            run, replay = Executor(trunk.sub_modules(), plan, masks, None, ranks=ranks), Replay(part)
+            for each in (run, replay):
+                ranks.waits = []
+                with torch.no_grad():
+                    found = each.forward(here)
+                    if plan.problem.mode == "train":
+                        d_state, gradients = each.backward({k: x.clone() for k, x in grads.items()}, list(trunk.parameters()))
+                        found = found | {f"d {k}": x for k, x in d_state.items()} | {"gradients": gradients.flat}
+                if each is run:
+                    expected, waits = found, len(ranks.waits)
+            assert len(ranks.waits) == waits > 0
+            for key, value in expected.items():
+                assert torch.equal(found[key], value), f"{name}, {plan_name}, {problem}, rank {rank} of {size}, turn {turn}, {key}"
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_replays_are_runs(size):
+    on_ranks(size, replays_are_runs, size)
+
+
+class Named(CpuGraphs):
+    """Keeps nothing."""
+
+    def end(self):
+        replay = super().end()
+        self.made.clear()
+        self.recorder.operations.clear()
+        return replay and (lambda: None)
+
+
+def nothing_is_held(rank: int) -> None:
+    ranks, alive = Ranks(dist.group.WORLD), []
+    x = torch.randn(1, 5 - rank, 9, 4)
+    with Cuts(ranks, Named()) as part:
+        begun = ranks.begin_relay(x, 0, 1, (9, 9))
+        alive += [weakref.ref(t.untyped_storage()) for t in (*begun.sent, *begun.received)]
+        (y,) = begun.wait()
+        shared = y.new_empty(9, 4)
+        ranks.gather(shared)
+        (passed,) = ranks.pass_on((shared,), 9).wait()
+        for sum_ in ranks.begin_sum(passed):
+            sum_.wait()
+        alive += [weakref.ref(t.untyped_storage()) for t in (y, shared, passed)]
+        del begun, y, shared, passed, sum_
+    del x
+    gc.collect()
+    assert len(part.steps) > 4 and not any(ref() is not None for ref in alive)
+
+
+def rehearsed(rank: int) -> None:
+    ranks = Ranks(dist.group.WORLD)
+    if rank == 0:  # alone: a rank that talked would wait for the other one
+        with Rehearsal(ranks):
+            ranks.gather(torch.zeros(4, 2))
+            ranks.relay(torch.zeros(1, 2, 4, 1), 0, 1, (4, 4))
+    x = torch.full((2, 1), float(rank))
+    ranks.gather(x)
+    assert x.flatten().tolist() == [0.0, 1.0]
+
+
+def alone(rank: int) -> None:
+    rehearsed(rank)
+    nothing_is_held(rank)
+
+
+def test_captures_hold_nothing_between_graphs_and_rehearsals_talk_to_nobody():
+    on_ranks(2, alone)
