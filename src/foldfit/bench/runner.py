@@ -17,7 +17,7 @@ from foldfit.bench.results import NAMES, Result, Results, read_results
 from foldfit.bench.tables import save
 from foldfit.bench.torchrun import run_on_ranks
 from foldfit.cost.devices import Device, cores
-from foldfit.errors import BadInput, FoldfitError
+from foldfit.errors import BadInput, DoesNotFit, FoldfitError
 from foldfit.planner.build import make_plan
 from foldfit.planner.options import option_table
 from foldfit.plans import Plan
@@ -109,7 +109,10 @@ def confirmed(refused: Result, case: Case, device: Device) -> Result:
     import torch
 
     problem = msgspec.structs.replace(case.problem, memory=refused.promised_peak)
-    plan = make_plan(only(option_table(problem, device), case.kernels), case.policy, case.solver)
+    try:
+        plan = make_plan(only(option_table(problem, device), case.kernels), case.policy, case.solver)
+    except DoesNotFit:  # hopeless: how much it would need has not been looked for
+        return refused
     torch.cuda.set_per_process_memory_fraction(min(1.0, case.problem.memory / torch.cuda.get_device_properties(0).total_memory))
     try:
         found = outcome(refused, run(plan, Runs(repeat=0)))
