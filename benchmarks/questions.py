@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from foldfit._version import __version__
-from foldfit.bench.runner import only
+from foldfit.bench.planned import only
 from foldfit.cost.database import Costs, find_costs, load_costs
 from foldfit.cost.devices import GPUS, Device, find_device
 from foldfit.cost.sample import name_of
