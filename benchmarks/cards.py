@@ -30,9 +30,10 @@ HEAD = """# Which card do I need
 
 The longest protein that fits, by the planner's promise: 16-bit activations and parameters, batch 1, all the memory that the card has less
 what CUDA itself takes; 48 blocks, of the extra MSA 4; training with dropout, without an optimizer. `python benchmarks/cards.py` ->
-`benchmarks/results/cards.json` (foldfit {foldfit}), which is `foldfit max` for every card. Nothing here was run: promises are upper bounds on
-allocated bytes, which held wherever they were measured ([performance](performance.md)). What fits may take long: the last residues of a training
-step cost many passes of recompute, and `foldfit compare` says how much time less memory costs. For other rows, limits or several GPUs: `foldfit max`.
+`benchmarks/results/cards.json` (foldfit {foldfit}), which is `foldfit max` for every card. Nothing here was run: promises are upper bounds
+on allocated bytes, which held wherever they were measured ([performance](performance.md)). What fits may take long: the last residues of
+a training step cost many passes of recompute, and `foldfit compare` says how much time less memory costs. For other rows, limits or
+several GPUs: `foldfit max`.
 
 """
 

@@ -12,7 +12,7 @@ from math import inf
 
 import msgspec
 
-from foldfit.bench.runner import only
+from foldfit.bench.planned import only
 from foldfit.cost.devices import Device
 from foldfit.errors import BadInput, DoesNotFit
 from foldfit.planner.build import make_plan

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from foldfit._version import __version__
-from foldfit.bench.runner import only
+from foldfit.bench.planned import only
 from foldfit.cost.database import Costs, find_costs, load_costs
 from foldfit.cost.devices import GPUS, Device, find_device
 from foldfit.cost.sample import name_of
@@ -22,7 +22,7 @@ from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import solve
 from foldfit.planner.lengths import least
 from foldfit.planner.options import OptionTable, option_table
-from foldfit.planner.table import Forward, Record
+from foldfit.planner.table import Forward, Record, Sub
 from foldfit.plans import Plan, write_text
 from foldfit.problem import Problem, Stack
 from foldfit.stacks import stack_spec
@@ -115,45 +115,57 @@ def filling(costs: Costs) -> list[dict]:
     ]
 
 
-def measured_whole(who: str) -> dict[str, dict] | None:
-    """The options of each sub-module by the reference kernels, by those compiled or by Triton's, as benchmarks/compiled.py measured them
-    side by side; None where one is missing."""
+def compiled_rows() -> dict[tuple[str, str], dict]:
+    """What benchmarks/compiled.py measured side by side: of (sub-module, who)."""
     found = json.loads(COMPILED.read_text())["rows"] if COMPILED.is_file() else []
-    rows = {r["sub_module"]: r for r in found if r["who"] == who and "both_ms" in r}
-    return rows if len(rows) == len(stack_spec("evoformer").sub_modules) else None
+    return {(r["sub_module"], r["who"]): r for r in found if "both_ms" in r}
 
 
-def compiled() -> list[dict]:
+def whole(table: OptionTable, kernel: str) -> OptionTable:
+    """Each sub-module on all rows at once, by that kernel, kept or recomputed."""
+    (stack,) = table.stacks
+    subs = []
+    for sub in stack.sub_modules:
+        of = [o for o in sub.options if o.choice.kernel == kernel]
+        rows = max(o.choice.rows for o in of)
+        subs.append(replace(sub, options=tuple(o for o in of if o.choice.rows == rows)))
+    return replace(table, stacks=(replace(stack, sub_modules=tuple(subs)),))
+
+
+def by_compiled(sub: Sub, r: dict) -> Sub:
+    """Its options as they were measured."""
+    forward, back = r["forward_ms"] / 1e3, (r["both_ms"] - r["forward_ms"]) / 1e3
+    keep = Record(max(r["inter"], r["saved"]), r["saved"], r["back"], forward, back, "kept")
+    again = Record(r["forward"], 0, max(r["inter"], r["back"]), forward, forward + back, "recomputed")
+    return replace(sub, forward=(Forward(r["forward"], forward, "run"),), record=(keep, again))
+
+
+def compiled() -> dict:
     """What torch.compile does to the plan: 48 blocks of sub-modules that run whole, kept or recomputed."""
-    chain, out = chain_of(table_of(SHAPES[-1], find_device("H100"), "graph", ("reference",))), []
-    ((stage, blocks),) = chain.runs
+    table, rows = table_of(SHAPES[-1], find_device("H100"), "graph"), compiled_rows()
+    names = [sub.spec.name for sub in table.stacks[0].sub_modules]
+    beside = [name for name in names if all((name, who) in rows for who in ("reference", "compiled", "triton"))]
+    plans = []
     for who in ("reference", "compiled", "triton"):
-        rows = measured_whole(who)
-        if not rows:
-            continue
-        subs = []
-        for sub in stage.subs:
-            r = rows[sub.name]
-            forward, back = r["forward_ms"] / 1e3, (r["both_ms"] - r["forward_ms"]) / 1e3
-            keep = Record(max(r["inter"], r["saved"]), r["saved"], r["back"], forward, back, "kept")
-            again = Record(r["forward"], 0, max(r["inter"], r["back"]), forward, forward + back, "recomputed")
-            subs.append(replace(sub, forward=(Forward(r["forward"], forward, "run"),), record=(keep, again)))
-        whole = replace(chain, runs=((replace(stage, subs=tuple(subs)), blocks),))
+        chain = chain_of(whole(table, who if who == "triton" else "reference"))
+        ((stage, blocks),) = chain.runs
+        if who == "compiled":
+            subs = [by_compiled(sub, rows[sub.name, who]) if (sub.name, who) in rows else sub for sub in stage.subs]
+            chain = replace(chain, runs=((replace(stage, subs=tuple(subs)), blocks),))
         found: dict[str, dict | None] = {}
         for size in COMPILED_SIZES:
             try:
-                solution = solve(whole, size * GIB)
+                solution = solve(chain, size * GIB)
                 passes = sum(step.startswith(("run", "record")) for step in solution.schedule) / blocks
                 found[str(size)] = {"seconds": solution.seconds, "passes": passes, "gap": solution.gap}
             except DoesNotFit:
                 found[str(size)] = None
-        total = {key: sum(r[key] for r in rows.values()) for key in ("forward_ms", "both_ms", "saved")}
-        largest = max(rows.values(), key=lambda r: r["back"])
-        out.append({
-            "kernels": who, **total, "back": largest["back"], "where": largest["sub_module"], "at": found,
-            "error": max(r["error"] for r in rows.values()), "first_s": sum(r["first_s"] for r in rows.values()),
-        })  # fmt: skip
-    return out
+        plans.append({"kernels": who, "at": found})
+    kept = ("forward_ms", "both_ms", "saved", "error", "first_s")
+    measured = [
+        {"sub_module": n} | {who: {k: rows[n, who][k] for k in kept} for who in ("reference", "compiled", "triton")} for n in beside
+    ]
+    return {"measured": measured, "plans": plans, "missing": [name for name in names if (name, "compiled") not in rows]}
 
 
 def ask() -> dict:
@@ -233,6 +245,10 @@ def timed(found: dict | None) -> str:
 
 def percent(ratio: float) -> str:
     return f"{100 * (ratio - 1):.0f} %"
+
+
+def change(ratio: float) -> str:
+    return f"{abs(100 * (ratio - 1)):.0f} % {'more' if ratio > 1 else 'less'}"
 
 
 def mib(size: float) -> str:
@@ -320,31 +336,40 @@ kernels. Milliseconds, and passes a block:
 
 {grid(("kernels", "least GiB", *(f"{s} GiB" for s in sizes)), rows)}
 
-{compiled_part(found.get("compiled", []))}"""
+{compiled_part(found["compiled"])}"""
 
 
-def compiled_part(rows: list[dict]) -> str:
-    by = {r["kernels"]: r for r in rows}
-    if len(by) < 3:
-        return "torch.compile is no option of our table, so this does not answer for it.\n"
-    reference, compiled, triton = (by[name] for name in ("reference", "compiled", "triton"))
-    of = reference["at"]["12"]["seconds"], compiled["at"]["12"]["seconds"], triton["at"]["12"]["seconds"]
+def compiled_part(found: dict) -> str:
+    rows, plans = found["measured"], {r["kernels"]: r["at"] for r in found["plans"]}
+    total = {who: {k: sum(r[who][k] for r in rows) for k in ("both_ms", "saved", "first_s")} for who in ("reference", "compiled", "triton")}
+    times = {who: total["reference"]["both_ms"] / total[who]["both_ms"] for who in total}
+    keeps = {who: change(total[who]["saved"] / total["reference"]["saved"]) for who in total}
+    faster = {who: plans["reference"]["12"]["seconds"] / plans[who]["12"]["seconds"] for who in plans}
+    worst = {who: f"{100 * max(r[who]['error'] for r in rows):.1f} %" for who in total}
     lines = [
         (
-            r["kernels"], f"{r['forward_ms']:.1f}", f"{r['both_ms']:.1f}", mib(r["saved"]), f"{mib(r['back'])} ({r['where']})",
-            *(timed(r["at"][str(size)]) for size in COMPILED_SIZES),
+            r["sub_module"],
+            *(f"{r[who]['forward_ms']:.2f} / {r[who]['both_ms']:.2f}" for who in total),
+            *(mib(r[who]["saved"]) for who in total),
         )
         for r in rows
-    ]  # fmt: skip
-    return f"""torch.compile makes each sub-module of PyTorch's own steps faster, and changes what it keeps: a block takes
-{reference["both_ms"] / compiled["both_ms"]:.2f} times less, forward and backward, and keeps {percent(compiled["saved"] / reference["saved"])} more for its backward; Triton's kernels
-{reference["both_ms"] / triton["both_ms"]:.2f} times less, and {percent(triton["saved"] / reference["saved"])}. The plan of 48 blocks in 12 GiB follows: {of[0] / of[1]:.2f} times as fast compiled, {of[0] / of[2]:.2f} by
-Triton. For that it compiles: {compiled["first_s"]:.0f} s in all for the nine sub-modules at one size. Each sub-module was run whole on one H100, by PyTorch's steps, by the
-same compiled, and by Triton, forward and backward, beside each other (`python benchmarks/compiled.py` ->
-`benchmarks/results/compiled_h100.json`; {compiled["error"]:.2%} from fp64 at most, the reference {reference["error"]:.2%}, Triton {triton["error"]:.2%}), and its
-bytes and seconds given to the planner as its only options, kept or recomputed:
+    ]
+    names = {"reference": "PyTorch's steps", "compiled": "compiled", "triton": "Triton"}
+    planned = [(names[who], *(timed(at[str(size)]) for size in COMPILED_SIZES)) for who, at in plans.items()]
+    missing = f"The compiled {', '.join(found['missing'])} were not reached, and stay as they are.\n" if found["missing"] else ""
+    return f"""torch.compile leaves the matrix products and the soft-max's logits in memory, and makes one kernel of the steps between them. Of the
+{len(rows)} sub-modules below together: {times["compiled"]:.1f} times less time, forward and backward, and {keeps["compiled"]} kept for the backward; by Triton's
+kernels {times["triton"]:.1f} times less time, and {keeps["triton"]} kept. Each was run whole on one H100, by PyTorch's steps, by the same compiled and by
+Triton, beside each other, as CUDA graphs: `python benchmarks/compiled.py` -> `benchmarks/results/compiled_h100.json`, measured. From
+fp64 they are {worst["reference"]}, {worst["compiled"]} and {worst["triton"]} off at most, where a gradient passes a ReLU.
 
-{grid(("kernels", "forward ms", "with backward", "kept MiB", "backward's largest MiB", *(f"{s} GiB" for s in COMPILED_SIZES)), lines)}
+{grid(("sub-module", "PyTorch: ms forward / with backward", "compiled", "Triton", "PyTorch keeps MiB", "compiled", "Triton"), lines)}
+
+Given to the planner, whole sub-modules alone, kept or recomputed: 48 blocks take in 12 GiB {faster["compiled"]:.1f} times less time compiled than by
+PyTorch's steps, and {faster["triton"]:.1f} times less by Triton. So compiling moves the whole curve down and hardly to the left: it buys time, not
+memory. It takes {total["compiled"]["first_s"] / len(rows):.0f} s a sub-module, for one size and one number of rows, of which slices have many: that is why it is no option
+of the table. {missing}
+{grid(("kernels", *(f"{size} GiB" for size in COMPILED_SIZES)), planned)}
 """
 
 

@@ -19,9 +19,8 @@ HEAD = """# The study's tables
 `foldfit bench study` makes every table of the Experiment section of the study that foldfit grew from, with the study's figures
 beside ours: on a machine with the device it runs the rows that fit, elsewhere it predicts them, and says so. `--scale tiny` does it in
 seconds on a CPU, in sizes that its rows name. `-o DIR`, `--repeat`, `--warmup`, `--budget`, `--predict`, `--limits`, `--baseline` and
-`--force` are those of [bench](bench.md). `auto` stands beside every experiment at a V100-32GB's memory and at the card's own; of a
-training step on one GPU as a CUDA graph, and at the card's own memory kernel by kernel as well. Activation memory is the study's: what
-is alive when forward ends, beyond what was alive before.
+`--force` are those of [bench](bench.md). `auto` stands beside every experiment at a V100-32GB's memory and at the card's own, a
+training step as a CUDA graph. Activation memory is the study's: what is alive when forward ends, beyond what was alive before.
 
 Rows for several GPUs run under torchrun, which it starts itself; where there are fewer they are predicted. `--gpus 2,4` makes those rows
 alone, so that one folder can be filled on several machines with the same card. Plans can be made before, on any machine:
@@ -106,7 +105,7 @@ def predicted_part(pairs: list[Pair]) -> str:
     auto = [
         r.promised_seconds / large[row.n_seq, row.n_res, row.gpus]
         for row, r in pairs
-        if row.policy == "auto" and (row.n_seq, row.n_res, row.gpus) in large and r.problem.launch == "eager"
+        if row.policy == "auto" and (row.n_seq, row.n_res, row.gpus) in large
     ]
     text = OWN_CARD.format(
         low=min(ratios(1)), high=max(ratios(1)), low2=min(ratios(2)), high2=max(ratios(2)), fast=min(auto), slow=max(auto)

@@ -54,11 +54,11 @@ def test_only_the_rows_of_so_many_gpus(few, capsys):
 def test_auto_stands_beside_every_experiment_at_every_limit():
     cases = list(study.cases("full", "H200", {"the study's": 2**35, "auto": 2**37}))
     keys = [case.key for case in cases]
-    assert len(keys) == len(set(keys)) == len(study.STUDY) + 2 * (6 + 3 + 3) + 6
-    kinds = ("small @ auto", "large @ auto", "auto @ the study's, graph", "auto @ auto", "auto @ auto, graph")
-    assert keys[:5] == [f"Evoformer training 128 256 1 {kind}" for kind in kinds]
-    graphs = [case for case in cases if case.problem.launch == "graph"]
-    assert {(c.policy, c.problem.mode, c.problem.world) for c in graphs} == {("auto", "train", 1)} and len(graphs) == 12
+    assert len(keys) == len(set(keys)) == len(study.STUDY) + 2 * (6 + 3 + 3)
+    kinds = ("small @ auto", "large @ auto", "auto @ the study's", "auto @ auto")
+    assert keys[:4] == [f"Evoformer training 128 256 1 {kind}" for kind in kinds]
+    graphs = {(c.policy, c.problem.mode) for c in cases if c.problem.launch == "graph"}
+    assert graphs == {("auto", "train")} == {("auto", c.problem.mode) for c in cases if c.policy == "auto"} - {("auto", "infer")}
 
 
 def test_plans_made_elsewhere_are_run_where_the_device_is(few, capsys, tmp_path, monkeypatch):
@@ -68,7 +68,7 @@ def test_plans_made_elsewhere_are_run_where_the_device_is(few, capsys, tmp_path,
     before = capsys.readouterr().out
     assert {r.status for r in read_results(tmp_path).results} == {"predicted"}
     assert len(list((tmp_path / "plans").glob("*.json"))) == len(read_results(tmp_path).results) == 15
-    monkeypatch.setattr("foldfit.bench.runner.make_plan", lambda *_: pytest.fail("planned again"))
+    monkeypatch.setattr("foldfit.bench.planned.make_plan", lambda *_: pytest.fail("planned again"))
     assert main([*flags, "--gpus", "1"]) == 0
     after = read_results(tmp_path)
     by_world = {(r.problem.world > 1, r.status) for r in after.results}

@@ -8,6 +8,7 @@ from foldfit.bench.case import Case, Runs
 from foldfit.bench.runner import bench, header
 from foldfit.cli import main
 from foldfit.cost.devices import cpu
+from foldfit.plans import Plan
 from foldfit.problem import Problem
 from tests import small
 
@@ -31,11 +32,12 @@ def test_too_few_devices_predict_it():
     assert (r.status, r.note) == ("predicted", "predicted: it takes 4 devices, 2 here")
 
 
-def test_ranks_that_fail_are_a_row_that_says_so(monkeypatch):
-    plan = "foldfit.bench.torchrun.Plan.save"
-    monkeypatch.setattr(plan, lambda self, path: path.write_text("{"))
-    r = found(PROBLEM, 2)
-    assert r.status == "failed" and "foldfit run:" in r.note
+def test_ranks_that_fail_are_a_row_that_says_so_and_others_go_on(monkeypatch):
+    save, plans = Plan.save, iter("bad, good, good".split(", "))
+    monkeypatch.setattr(Plan, "save", lambda self, path: save(self, path) if next(plans) == "good" else path.write_text("{"))
+    cases = [Case(name, msgspec.structs.replace(PROBLEM, n_res=n_res), "none") for name, n_res in (("a case", 6), ("another", 9))]
+    results = bench(cases, header("bench", "full", cpu(), True), cpu(), True, None, Runs(repeat=1), ranks=2).results
+    assert [r.status for r in results] == ["failed", "measured"] and "foldfit run:" in results[0].note
 
 
 def test_several_numbers_of_devices_are_crossed(capsys):

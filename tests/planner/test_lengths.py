@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from foldfit.bench.case import Case
-from foldfit.bench.runner import planned
+from foldfit.bench.planned import planned
 from foldfit.cost.devices import cpu
 from foldfit.errors import DoesNotFit
 from foldfit.planner.api import compare, frontier, plan_problem
@@ -43,7 +43,7 @@ def test_sizes_beyond_hope_are_refused_by_what_stays_alone(monkeypatch, mode):
 
     for module in ("api", "lengths", "ranks"):
         monkeypatch.setattr(f"foldfit.planner.{module}.option_table", table)
-    monkeypatch.setattr("foldfit.bench.runner.option_table", table)
+    monkeypatch.setattr("foldfit.bench.planned.option_table", table)
     with pytest.raises(DoesNotFit, match="inputs .*limit is 1.00 GiB; no n_res fits.*give --memory") as error:
         plan_problem(problem, cpu())
     assert error.value.need > 99_999_999_999 * 99_999_999

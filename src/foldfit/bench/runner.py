@@ -3,9 +3,7 @@
 import datetime
 import gc
 import platform
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +12,14 @@ import msgspec
 
 from foldfit._version import __version__
 from foldfit.bench.case import Case, Runs
+from foldfit.bench.planned import Planned, only, planned
 from foldfit.bench.results import NAMES, Result, Results, read_results
 from foldfit.bench.tables import save
 from foldfit.bench.torchrun import run_on_ranks
 from foldfit.cost.devices import Device, cores
 from foldfit.errors import BadInput, DoesNotFit, FoldfitError
-from foldfit.planner.build import chain_of, make_plan
-from foldfit.planner.hopeless import refuse_hopeless
-from foldfit.planner.options import OptionTable, option_table
-from foldfit.planner.simulate import simulate
+from foldfit.planner.build import make_plan
+from foldfit.planner.options import option_table
 from foldfit.plans import Plan
 
 if TYPE_CHECKING:
@@ -39,15 +36,6 @@ def header(experiment: str, scale: str, device: Device, here: bool) -> Results:
         machine = f"{platform.machine()}, {cores()} cores" if device.name == "cpu" else torch.cuda.get_device_name()
     today = datetime.date.today().isoformat()
     return Results(experiment=experiment, scale=scale, device=device.name, machine=machine, versions=versions, date=today)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A case with what is known of it before it runs; no plan: it does not fit."""
-
-    case: Case
-    row: Result
-    plan: Plan | None
 
 
 def bench(
@@ -80,31 +68,6 @@ def bench(
     if folder:
         save(results, folder)
     return results
-
-
-def planned(case: Case, device: Device, folder: Path | None, known: Result | None) -> Planned:
-    """By the plan that the folder has of it, or a new one, which it has then."""
-    path = folder / "plans" / f"{re.sub(r'[^-+.@0-9A-Za-z]+', '_', case.key)}.json" if folder else None
-    plain = Result(key=case.key, status="predicted", problem=case.problem, policy=case.policy, solver=case.solver, kernels=case.kernels)
-    if known and known.status in ("predicted", "does not fit") and known.problem == case.problem:
-        if known.status == "does not fit":
-            return Planned(case, known, None)
-        if path and path.is_file() and (plan := Plan.load(path)).problem == case.problem and plan.version == __version__:
-            return Planned(case, msgspec.structs.replace(known, note=""), plan)
-    try:
-        refuse_hopeless(case.problem)
-        table = only(option_table(case.problem, device), case.kernels)
-        plan = make_plan(table, case.policy, case.solver)
-    except DoesNotFit as error:
-        return Planned(case, msgspec.structs.replace(plain, status="does not fit", note=error.where, promised_peak=error.need), None)
-    if path:
-        plan.save(path)
-    p = plan.promised
-    return Planned(case, msgspec.structs.replace(
-        plain, costs=plan.costs, promised_peak=p.peak_bytes, promised_seconds=p.seconds, promised_exposed=p.exposed,
-        promised_activation=simulate(chain_of(table, plan.hosted), plan.choices, plan.schedule).activation,
-        gap=plan.bound.gap if plan.bound else 0.0,
-    ), plan)  # fmt: skip
 
 
 def ranks_of(plan: Plan) -> tuple[int, int]:
@@ -156,23 +119,6 @@ def confirmed(refused: Result, case: Case, device: Device) -> Result:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     return found if found.status == "ran out of memory" else refused
-
-
-def only(table: OptionTable, kernels: tuple[str, ...]) -> OptionTable:
-    """The table without the other kernels. Raises BadInput where a sub-module has none of them."""
-    if not kernels:
-        return table
-    stacks = []
-    for stack in table.stacks:
-        subs = tuple(
-            replace(sub, options=tuple(o for o in sub.options if o.choice.kernel in kernels)) for sub in stack.sub_modules
-        )  # fmt: skip
-        for sub, whole in zip(subs, stack.sub_modules, strict=True):
-            if not sub.options:
-                has = ", ".join(dict.fromkeys(o.choice.kernel for o in whole.options))
-                raise BadInput(f"--kernels {','.join(kernels)}: {sub.spec.name} has {has} here; add one of them")
-        stacks.append(replace(stack, sub_modules=subs))
-    return replace(table, stacks=tuple(stacks))
 
 
 def outcome(predicted: Result, found: "Measured | str") -> Result:

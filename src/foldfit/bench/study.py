@@ -83,12 +83,14 @@ def with_auto(rows: list[Row]) -> list[Row]:
     return out
 
 
-def problem_of(row: Row, scale: Scale, device: str, memory: int, launch: Launch = "eager") -> Problem:
+def problem_of(row: Row, scale: Scale, device: str, memory: int) -> Problem:
+    """Ours trains as a CUDA graph, the study's policies kernel by kernel, as they did."""
     tiny = scale == "tiny"
     device_type: Literal["cpu", "cuda"] = "cpu" if device == "cpu" else "cuda"
     n_seq, n_res = (max(2, row.n_seq // SHRINK["n_seq"]), max(2, row.n_res // SHRINK["n_res"])) if tiny else (row.n_seq, row.n_res)
     blocks = max(1, row.blocks // SHRINK["blocks"]) if tiny else row.blocks
     precision: Precision = "fp32" if device_type == "cpu" else row.precision
+    launch: Launch = "graph" if (row.policy, row.mode, device_type) == ("auto", "train", "cuda") else "eager"
     return Problem(
         stacks=(Stack(row.stack, blocks, n_seq),), n_res=n_res, mode=row.mode, precision=precision,
         parameters="fp32" if precision == "fp32" else "fp16", dropout=row.mode == "train", memory=memory, device=device,
@@ -97,17 +99,11 @@ def problem_of(row: Row, scale: Scale, device: str, memory: int, launch: Launch 
 
 
 def cases(scale: Scale, device: str, limits: dict[str, int]) -> Iterator[Case]:
-    """The study's policies at the largest limit, ours at each; of a training step on one GPU as a CUDA graph, and at the largest limit
-    kernel by kernel as well. `limits`: bytes by name, which is part of a row's key."""
+    """The study's policies at the largest limit, ours at each. `limits`: bytes by name, which is part of a row's key."""
     rising = sorted(limits, key=lambda name: limits[name])
     for row in with_auto(STUDY):
-        graphs = row.policy == "auto" and row.mode == "train" and row.gpus == 1 and device != "cpu"
         for name in rising if row.policy == "auto" else rising[-1:]:
-            launches: list[Launch] = ["eager"] if name == rising[-1] or not graphs else []
-            launches += ["graph"] if graphs else []
-            for launch in launches:
-                key = f"{row.key} @ {name}{', graph' if launch == 'graph' else ''}"
-                yield Case(key, problem_of(row, scale, device, limits[name], launch), row.policy)
+            yield Case(f"{row.key} @ {name}", problem_of(row, scale, device, limits[name]), row.policy)
 
 
 def row_of(key: str) -> tuple[int, Row] | None:

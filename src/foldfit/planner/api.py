@@ -105,8 +105,9 @@ def frontier(problem: Problem, device: Device | None = None, points: int = 12) -
     refuse_hopeless(msgspec.structs.replace(problem, host_memory=0, memory=top))
     table = option_table(msgspec.structs.replace(problem, host_memory=0), device)
     curve = inference_frontier(table) if problem.mode == "infer" else chain_frontier(chain_of(table), top)
-    useful = [i for i in np.flatnonzero(np.isfinite(curve.seconds)) if i == 0 or curve.seconds[i] < curve.seconds[i - 1]]
-    picks = sorted({useful[round(k * (len(useful) - 1) / max(1, points - 1))] for k in range(points)})
+    useful = np.array([i for i in np.flatnonzero(np.isfinite(curve.seconds)) if i == 0 or curve.seconds[i] < curve.seconds[i - 1]])
+    steps = np.log(curve.limits[useful])  # as many per doubling: the first GiB are the dear ones
+    picks = sorted({useful[int(np.abs(steps - at).argmin())] for at in np.linspace(steps[0], steps[-1], points)})
     shown = [(int(curve.limits[i]), float(curve.seconds[i]), float(curve.bound[i])) for i in picks]
     here, more = (curve.at(problem.memory + size)[0] for size in (0, GIB))
     return Outlook(shown, shadow_price(curve, problem.memory), here - more if here < inf else inf, next_size(curve, problem.memory, sizes))

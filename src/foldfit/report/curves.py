@@ -1,6 +1,7 @@
 """The pictures that set a run among others: what memory buys, longer proteins, other policies, other runs."""
 
 from collections.abc import Sequence
+from math import log
 from typing import Any
 
 from foldfit.report.draw import BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, drawn, unit
@@ -8,6 +9,8 @@ from foldfit.report.run import Run, Series
 
 MARKERS = dict(zip(("none", "small", "large", "chunk", "auto"), "sD^vo", strict=True))
 COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY)
+NEAR, LETTER = 0.045, 0.0085
+"""Of a picture's height, the least distance of two lines of small letters; of its width, such a letter."""
 LINES = dict(zip(("none", "small", "large", "chunk", "auto"), (ORANGE, YELLOW, GREEN, PINK, BLUE), strict=True))
 
 
@@ -33,10 +36,9 @@ def frontier(run: Run) -> str:
         )
         x, y = measured["peak_bytes"] / size, measured["seconds"]
         axes.plot(x, y, "x", color="black", markersize=8, label="this run, measured", linestyle="none")
-        for i, peer in enumerate(run.peers):
-            axes.plot(
-                peer.peak / size, peer.seconds, "P*Xdh"[i % 5], color=GREY, markersize=8, label=f"{peer.policy}, measured", linestyle="none"
-            )
+        for i, who in enumerate(dict.fromkeys(peer.policy for peer in run.peers)):
+            of = [(peer.peak / size, peer.seconds) for peer in run.peers if peer.policy == who]
+            axes.plot(*zip(*of, strict=True), "P*Xdh"[i % 5], color=GREY, markersize=8, label=f"{who}, measured", linestyle="none")
         if run.plan.problem.memory < 4 * promised.peak_bytes:
             axes.axvline(run.plan.problem.memory / size, color="black", linestyle=":", linewidth=1, label="limit")
         axes.set(xlabel=f"memory, {name}", ylabel="seconds", xscale="log", yscale="log")
@@ -56,10 +58,12 @@ def lengths(run: Run) -> str:
             points = [(n, row[policy] / size) for n, row in run.needs.items() if policy in row]
             label = "auto, the least of any plan" if policy == "auto" else policy
             axes.plot(*zip(*points, strict=True), marker=MARKERS.get(policy, "."), color=LINES.get(policy, GREY), markersize=4, label=label)
-        for limit, names in cards_within(run, largest):
-            axes.axhline(limit / size, color=GREY, linewidth=0.6)
+        cards = [(limit / size, names) for limit, names in cards_within(run, largest)]
+        span = log(largest / min(need for row in run.needs.values() for need in row.values()))
+        for (limit, names), right in zip(cards, places(cards, NEAR * span), strict=True):
+            axes.axhline(limit, color=GREY, linewidth=0.6)
             axes.annotate(
-                names, (1, limit / size), xycoords=("axes fraction", "data"), xytext=(-2, 1), textcoords="offset points", fontsize=7,
+                names, (right, limit), xycoords=("axes fraction", "data"), xytext=(-2, 1), textcoords="offset points", fontsize=7,
                 color=GREY, ha="right",
             )  # fmt: skip
         axes.axhline(run.plan.problem.memory / size, color="black", linestyle=":", linewidth=1.3, label="this plan's limit")
@@ -70,6 +74,15 @@ def lengths(run: Run) -> str:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
 
     return drawn(draw, (10, 4))
+
+
+def places(cards: list[tuple[float, str]], near: float) -> list[float]:
+    """Where the labels of these lines end, as a part of the width: to the left of those that they would lie on. `near`: of logarithms."""
+    out: list[float] = []
+    for i, (limit, _) in enumerate(cards):
+        close = [out[j] - LETTER * (len(cards[j][1]) + 2) for j in range(i) if log(limit / cards[j][0]) < near]
+        out.append(min([1.0, *close[-1:]]) if not close or close[-1] > 0.3 else 1.0)
+    return out
 
 
 def cards_within(run: Run, largest: int) -> list[tuple[int, str]]:

@@ -96,7 +96,7 @@ def schedule(run: Run) -> str:
                 lanes, [s for _, s in of_track], left=[b for b, _ in of_track], height=thick, color=colour, edgecolor=colour,
                 linewidth=0.6, label=track,
             )  # fmt: skip
-        axes.set(xlabel=f"seconds, {run.plan.costs}", ylabel="block")
+        axes.set(xlabel=f"seconds, planned on {run.plan.costs} costs", ylabel="block")
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick < run.plan.problem.blocks])
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
