@@ -6,8 +6,9 @@ from foldfit.planner.options import CUDA_ALIGN, hostable
 from foldfit.problem import Problem
 from foldfit.units import format_bytes
 
-FAR = 16
-"""Times the limit. What stays is below what a plan needs; nearer to the limit the planner looks for the need itself."""
+FAR, ABSURD = 16, 2**40
+"""Times the limit, and bytes that no card has. What stays is below what a plan needs, so that a refusal by it cannot say what would do:
+where either is not reached, the planner looks for the need itself."""
 
 
 def staying(problem: Problem) -> dict[str, int]:
@@ -17,10 +18,10 @@ def staying(problem: Problem) -> dict[str, int]:
 
 
 def refuse_hopeless(problem: Problem) -> None:
-    """Raises DoesNotFit, its need what stays alone, where that is `FAR` times the limit."""
+    """Raises DoesNotFit, its need what stays alone, where that is `FAR` times the limit and absurd."""
     parts = staying(problem)
     need, where = sum(parts.values()), max(parts, key=parts.__getitem__)
-    if need > FAR * problem.memory:
+    if need > max(FAR * problem.memory, ABSURD):
         raise DoesNotFit(
             f"what stays for the whole run needs {format_bytes(need)} ({where} {format_bytes(parts[where])}), "
             f"the limit is {format_bytes(problem.memory)}",
