@@ -2,9 +2,10 @@
 
     python benchmarks/ranks.py --out FOLDER [--device cuda|cpu] [--gpus 1 2 4] [--minutes 8]
 
-Collectives first (`foldfit profile --gpus N`) where the database has none between so many, so that plans stand on them; then every row on each number of GPUs, by torchrun, in the
-order of the table below, the most wanted first. A row that fails says so and the others go on, in new processes where need be; what
-time does not suffice for is `skipped`. FOLDER gets ranks.json (all rows), costs.json (the database with the collectives) and log.txt.
+Collectives first (`foldfit profile --gpus N`) where the database has none between so many, so that plans stand on them; then every
+row on each number of GPUs, by torchrun, in the order of the table below, the most wanted first. A row that fails says so and the others
+go on, in new processes where need be; what time does not suffice for is `skipped`. FOLDER gets ranks.json (all rows), costs.json (the
+database with the collectives) and log.txt.
 
 Efficiency: t1 / (N tN) of the same row. `exposed`: seconds between begin and end of the collectives that the computation waits for.
 Peaks are compared under the policies that do not fill the limit: large, chunk. `check`: outputs and gradients, fp32, against
