@@ -2,9 +2,10 @@
 
     python benchmarks/ranks.py --out FOLDER [--device cuda|cpu] [--gpus 1 2 4] [--minutes 8]
 
-Collectives first (`foldfit profile --gpus N`), so that plans stand on them; then every row on each number of GPUs, by torchrun, in the
-order of the table below, the most wanted first. A row that fails says so and the others go on, in new processes where need be; what
-time does not suffice for is `skipped`. FOLDER gets ranks.json (all rows), costs.json (the database with the collectives) and log.txt.
+Collectives first (`foldfit profile --gpus N`) where the database has none between so many, so that plans stand on them; then every
+row on each number of GPUs, by torchrun, in the order of the table below, the most wanted first. A row that fails says so and the others
+go on, in new processes where need be; what time does not suffice for is `skipped`. FOLDER gets ranks.json (all rows), costs.json (the
+database with the collectives) and log.txt.
 
 Efficiency: t1 / (N tN) of the same row. `exposed`: seconds between begin and end of the collectives that the computation waits for.
 Peaks are compared under the policies that do not fill the limit: large, chunk. `check`: outputs and gradients, fp32, against
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import msgspec
 
+from foldfit.cost.collectives import are_measured
 from foldfit.cost.database import costs_file, load_costs
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import DoesNotFit, FoldfitError
@@ -305,7 +307,8 @@ def drive(args: argparse.Namespace) -> None:
     (out / "log.txt").unlink(missing_ok=True)
     begin, several = time.time(), [n for n in args.gpus if n > 1]
     for n in several:
-        profile(args, n, 0, 45)
+        if not are_measured(device_of(args.device, ""), n):
+            profile(args, n, 0, 45)
     print(f"{database(args)} collectives after {time.time() - begin:.0f} s", flush=True)
     # One GPU beside the first of the others, where the host has enough of them; then the rest, one after the other.
     count = torch.cuda.device_count() if args.device != "cpu" else 99
