@@ -100,6 +100,16 @@ def test_what_does_not_fit_a_gpu_runs_out_of_memory_there(monkeypatch):
         assert markdown(results).rstrip(" |\n").endswith(words)
 
 
+def test_the_same_plan_runs_once(capsys, monkeypatch):
+    runs, run = [], runner.run
+    monkeypatch.setattr(runner, "run", lambda *a: (runs.append(a), run(*a))[1])
+    flags = [*FLAGS, "--sizes", "4x6", "--limits", "64MiB,80MiB", "--policies", "small,large", "--json"]
+    assert main(["bench", *flags]) == 0
+    rows = json.loads(capsys.readouterr().out)["results"]
+    assert len(rows) == 4 and len(runs) == 2 and {r["status"] for r in rows} == {"measured"}
+    assert len({(r["policy"], r["seconds"]) for r in rows}) == 2 and len({r["problem"]["memory"] for r in rows}) == 2
+
+
 def test_a_kernel_that_fails_is_a_row_that_says_so_and_is_run_again(capsys, tmp_path, monkeypatch):
     flags = [*FLAGS, "--sizes", "4x6", "--memory", "64MiB", "-o", str(tmp_path)]
     monkeypatch.setattr(runner, "measured", raising(RuntimeError("an illegal memory access\nand more")))

@@ -75,11 +75,17 @@ def ranks_of(plan: Plan) -> tuple[int, int]:
     return plan.problem.world, plan.problem.axial
 
 
+def done_by(plan: Plan) -> bytes:
+    """What a run of it does, whatever its limit was and whoever chose it."""
+    return msgspec.json.encode([msgspec.structs.replace(plan.problem, memory=1), plan.choices, plan.schedule, plan.hosted])
+
+
 def outcomes(
     todo: Sequence[Planned], device: Device, ranks: int, runs: Runs, on_case: Callable[[str], None] | None = None
 ) -> Iterator[Result]:
-    """The rows: at once what does not run here, then what does. `ranks`: how many can run here."""
-    fitting: list[tuple[Plan, Planned]] = []
+    """The rows: at once what does not run here, then what does, each plan once for all cases that have it. `ranks`: how many can run
+    here."""
+    fitting: dict[bytes, list[Planned]] = {}
     for each in todo:
         world, seconds = each.case.problem.world, each.row.promised_seconds
         if each.plan is None or not ranks:
@@ -90,15 +96,18 @@ def outcomes(
             note = f"predicted: one run is promised to take longer than the {runs.budget:g} s given"
             yield msgspec.structs.replace(each.row, note=note)
         else:
-            fitting.append((each.plan, each))
-    fitting.sort(key=lambda pair: (ranks_of(pair[0]), pair[0].promised.seconds))
-    for of_ranks, group in groupby(fitting, key=lambda pair: ranks_of(pair[0])):
-        of = list(group)
-        found = run_on_ranks([plan for plan, _ in of], runs) if of_ranks > (1, 1) else (run(plan, runs) for plan, _ in of)
-        for _, each in of:
+            fitting.setdefault(done_by(each.plan), []).append(each)
+    shared = [(of[0].plan, of) for of in fitting.values() if of[0].plan]
+    shared.sort(key=lambda pair: (ranks_of(pair[0]), pair[0].promised.seconds))
+    for of_ranks, group in groupby(shared, key=lambda pair: ranks_of(pair[0])):
+        pairs = list(group)
+        found = run_on_ranks([plan for plan, _ in pairs], runs) if of_ranks > (1, 1) else (run(plan, runs) for plan, _ in pairs)
+        for _, of in pairs:
             if on_case:
-                on_case(each.row.key)
-            yield outcome(each.row, next(found))
+                on_case(of[0].row.key)
+            result = next(found)
+            for each in of:
+                yield outcome(each.row, result)
     for each in todo:
         if each.plan is None and ranks and (each.case.problem.device_type, each.case.problem.world) == ("cuda", 1):
             yield confirmed(each.row, each.case, device)
