@@ -126,7 +126,7 @@ class Ranks:
         received = out.view(-1) if whole_side and old == 0 else out.new_empty(sum(arriving))
         del mine, own, all_, by_row, by_column
         works: Works | None = [] if beside else None
-        self.all_to_all(works, received.view(-1), sent.view(-1), arriving, leaving)
+        self.all_to_all(works, received, sent, arriving, leaving)
 
         def end() -> None:
             if received.data_ptr() != out.data_ptr():
@@ -138,7 +138,8 @@ class Ranks:
     def all_to_all(self, works: Works | None, received: Tensor, sent: Tensor, arriving: list[int], leaving: list[int]) -> None:
         """`arriving`, `leaving`: elements from and to each rank. Waited for where there are no `works` to add it to."""
         with contextlib.nullcontext() if works is not None else self.waited(sent, received):
-            work = dist.all_to_all_single(received, sent, arriving, leaving, group=self.group, async_op=works is not None)
+            # views: see let_go
+            work = dist.all_to_all_single(received.view(-1), sent.view(-1), arriving, leaving, group=self.group, async_op=works is not None)
         if works is not None:
             works.append(work)
 
