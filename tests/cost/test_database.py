@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from foldfit.cost.database import Costs, find_costs, load_costs
+from foldfit.cost.database import KERNELS, Costs, find_costs, load_costs
 from foldfit.cost.devices import find_device
 from foldfit.cost.memory import Setting
 from foldfit.cost.sample import Sample, name_of, sub_channels, used_axes
@@ -34,7 +34,7 @@ def costs_of(problem, factor=3.0, kernels=("reference", "triton"), device=CARD):
             modelled = sub_module_seconds(sub, sub.kernels[choice.kernel]["cuda"], choice, setting, device, problem.precision)
             seconds = [factor * x for x in modelled]
             samples.append(Sample(name_of(sub), choice.kernel, problem.precision, axes, choice.rows, choice.share_rows, *seconds))
-    return Costs(device=device.name, versions={"torch": "x"}, date="2026-11-23", samples=tuple(samples))
+    return Costs(device=device.name, versions={"torch": "x"}, kernels=KERNELS, date="2026-11-23", samples=tuple(samples))
 
 
 @pytest.fixture
@@ -67,6 +67,14 @@ def test_other_sizes_are_off_by_the_factor_of_their_neighbours(slow):
     other = msgspec.structs.replace(PROBLEM, n_res=400)
     plan, plain = plan_problem(other, slow), plan_problem(other, replace(CARD, costs="modelled"))
     assert plan.costs == "measured" and plain.costs == "modelled"
+    assert plan.promised.seconds == pytest.approx(3 * plain.promised.seconds, rel=1e-6)
+
+
+def test_what_was_measured_of_earlier_kernels_is_a_model(tmp_path):
+    msgspec.structs.replace(costs_of(PROBLEM), kernels=KERNELS - 1).save(tmp_path / "c.json")
+    plan = plan_problem(PROBLEM, replace(CARD, costs=str(tmp_path / "c.json")))
+    plain = plan_problem(PROBLEM, replace(CARD, costs="modelled"))
+    assert plan.costs == "modelled"
     assert plan.promised.seconds == pytest.approx(3 * plain.promised.seconds, rel=1e-6)
 
 

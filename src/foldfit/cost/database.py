@@ -17,6 +17,10 @@ from foldfit.plans import write_text
 
 SCHEMA = 2
 
+KERNELS = 2
+"""Counts the generations of foldfit's own kernels: what was measured of an earlier one still corrects the model, but a plan on it says
+that its costs are modelled."""
+
 
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One device's samples, and collectives between several of them. `runs`: whole runs, measured / the sum of their options."""
@@ -24,6 +28,8 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     schema: int = SCHEMA
     device: str
     versions: dict[str, str]
+    kernels: int = 1
+    """Their generation."""
     date: str
     samples: tuple[Sample, ...] = ()
     collectives: tuple[Collective, ...] = ()
@@ -109,4 +115,4 @@ def corrections(path: str, device: str) -> Corrections:
     costs = load_costs(path)
     if costs.device != device:
         raise BadInput(f"{path} was measured on {costs.device}, the plan is for {device}: profile there, or plan with --costs modelled")
-    return Corrections(costs.samples, costs.factor, costs.spread)
+    return Corrections(costs.samples, costs.factor, costs.spread, current=costs.kernels == KERNELS)

@@ -114,7 +114,9 @@ class Corrections:
     """How far the model is from the samples: groups by sub-module, kernel and precision. What is not known of fp16 is asked of bf16; a
     plan on such costs still says that they are modelled."""
 
-    def __init__(self, samples: Iterable[Sample], factor: float = 1.0, spread: float = 0.0) -> None:
+    def __init__(self, samples: Iterable[Sample], factor: float = 1.0, spread: float = 0.0, current: bool = True) -> None:
+        self.current = current
+        """Whether the kernels measured are those of this foldfit."""
         self.factor, self.spread = factor, spread
         """What a whole run takes beyond the sum of its parts, and how far from that single runs were."""
         self.samples: dict[tuple[str, str, str], list[Sample]] = {}
@@ -130,8 +132,8 @@ class Corrections:
         return self.groups[key]
 
     def knows(self, sub: SubModuleSpec, kernel: str, precision: str, launch: str, device: Device) -> bool:
-        """Whether a sub-module was measured by a kernel, and launching it where that counts."""
-        samples = self.samples.get((name_of(sub), kernel, precision), ())
+        """Whether a sub-module was measured by a kernel as it is now, and launching it where that counts."""
+        samples = self.samples.get((name_of(sub), kernel, precision), ()) if self.current else ()
         return any(s.host_forward or launch == "graph" or device.name == "cpu" for s in samples)
 
     def seen(

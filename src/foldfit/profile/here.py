@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from foldfit.cost.database import Costs, load_costs, shipped_file
+from foldfit.cost.database import KERNELS, Costs, load_costs, shipped_file
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import BadInput, MissingEnvironment, NotSupported
 
@@ -29,15 +29,17 @@ def cuda_device() -> Device:
 
 
 def costs_here(path: Path, device: Device) -> Costs:
-    """The database in that file; where there is none, the one that ships with foldfit if it is of these versions, else an empty one.
-    Raises BadInput for one of another device or other versions."""
+    """The database in that file; where there is none, the one that ships with foldfit if it is of these versions and kernels, else an
+    empty one. Raises BadInput for one of another device, other versions or other kernels."""
     versions = {"torch": str(torch.__version__), "cuda": str(torch.version.cuda)}
     shipped = shipped_file(device.name)
-    costs = Costs(device=device.name, versions=versions, date="")
+    costs = Costs(device=device.name, versions=versions, kernels=KERNELS, date="")
     if path.exists():
         costs = load_costs(path)
-    elif shipped.is_file() and load_costs(shipped).versions == versions:
+    elif shipped.is_file() and (load_costs(shipped).versions, load_costs(shipped).kernels) == (versions, KERNELS):
         costs = load_costs(shipped)
+    if costs.kernels != KERNELS:
+        raise BadInput(f"{path} has the times of another foldfit's kernels: give another file as --costs")
     if (costs.device, costs.versions) != (device.name, versions):
         raise BadInput(f"{path} is of {costs.device}, {costs.versions}, this is {device.name}, {versions}: give another file as --costs")
     return costs
