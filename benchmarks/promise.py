@@ -3,6 +3,7 @@
     python benchmarks/promise.py plan --device H200 -o DIR    # anywhere; --costs FILE for others than the shipped ones
     python benchmarks/promise.py run -o DIR --minutes 8       # where the card is; call again for what is left
     python benchmarks/promise.py table -o DIR                 # Markdown, and the figures that were promised of the promises
+    python benchmarks/promise.py reckon -o DIR --costs FILE   # what ran, by a database that was measured after it was planned
 
 `-o` is a folder: plans/*.json and promise.json, which has every row that was planned, and its measurement once it ran.
 """
@@ -75,7 +76,7 @@ def measured(plan: Plan, reserve: int, repeat: int) -> dict:
 
     from foldfit.runtime.job import job_of
     from foldfit.runtime.measure import measure
-    from foldfit.runtime.meter import CudaMeter, exact_allocator
+    from foldfit.runtime.meter import exact_allocator
     from foldfit.runtime.offload import pool_of
 
     exact_allocator()
@@ -84,14 +85,12 @@ def measured(plan: Plan, reserve: int, repeat: int) -> dict:
     torch.cuda.set_per_process_memory_fraction(min(1.0, reserve / total) if reserve else 1.0)
     try:
         job = job_of(plan)
-        others = CudaMeter([*job.model.parameters(), *job.inputs.values()], plan.resident.get("workspace", 0)).others
         m = measure(job.model, job.inputs, plan, repeat=repeat, optimizer=job.optimizer)
         worst = max(m.steps, key=lambda s: s.peak_bytes)
-        row = {
+        return {
             "peak": m.peak_bytes, "at": f"{worst.sub_module} of `{worst.step}`", "promised_at": plan.promised.at, "seconds": m.seconds,
             "spread": m.spread, "repeat": m.repeat, "host": m.host_bytes,
         }  # fmt: skip
-        return row | ({"held": replayed(job, plan, others)} if plan.problem.launch == "graph" else {})
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
     finally:
@@ -101,21 +100,8 @@ def measured(plan: Plan, reserve: int, repeat: int) -> dict:
         torch.cuda.empty_cache()
 
 
-def replayed(job, plan: Plan, others: int) -> int:
-    """Peak bytes of a replay, what comes and goes within the graphs included, which the allocator does not count as allocated."""
-    import torch
-
-    from foldfit.runtime.captured import CAPTURED
-    from foldfit.runtime.measure import once, split_inputs
-
-    torch.cuda.reset_peak_memory_stats()
-    once(job.model, *split_inputs(job.model, job.inputs), plan, job.optimizer)
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - others + CAPTURED[job.model].held
-
-
 def used(row: dict) -> int:
-    """Peak bytes: allocated, or held by graphs when they run."""
+    """Peak bytes; `held` has those of graphs in files of before they were measured with the rest."""
     return max(row["peak"], row.get("held", 0))
 
 
@@ -127,6 +113,21 @@ def line(row: dict) -> str:
     host = f", host {row['host'] / max(row['promised_host'], 1):.3f}" if row["promised_host"] else ""
     time = f", seconds {row['promised_seconds'] / row['seconds']:.3f} of {row['seconds'] * 1e3:.1f} ms" if row["repeat"] else ""
     return f"peak {used(row) / row['promised_peak']:.4f} of {row['promised_peak'] / 2**20:.0f} MiB{host}{time}"
+
+
+def reckon(args: argparse.Namespace) -> None:
+    from foldfit.planner.build import chain_of
+    from foldfit.planner.options import option_table
+    from foldfit.planner.simulate import simulate
+
+    results = json.loads((args.output / "promise.json").read_text())
+    device = replace(find_device(results["planned_for"]), costs=args.costs)
+    for row in results["rows"]:
+        if row.get("repeat"):
+            p = Plan.load(args.output / "plans" / row["plan"])
+            found = simulate(chain_of(option_table(p.problem, device), p.hosted), p.choices, p.schedule)
+            row["reckoned_seconds"] = found.seconds
+    keep(args.output, results)
 
 
 def table(args: argparse.Namespace) -> None:
@@ -178,6 +179,13 @@ def figures(rows: list[dict]) -> list[str]:
         for chosen in (r for r in choice if r["key"].endswith(" auto")):
             lost = 100 * (chosen["seconds"] / best["seconds"] - 1)
             out.append(f"choice: among {len(choice)} plans measured, the chosen one is {lost:.1f} % off the best ({best['key']})")
+    reckoned = [r for r in choice if "reckoned_seconds" in r]
+    if reckoned:
+        off = [abs(r["reckoned_seconds"] / r["seconds"] - 1) for r in reckoned]
+        first = min(reckoned, key=lambda r: r["reckoned_seconds"])
+        lost = 100 * (first["seconds"] / min(r["seconds"] for r in reckoned) - 1)
+        out.append(f"reckoned: {len(off)} plans, off by {100 * median(off):.1f} % (median), {100 * max(off):.1f} % (most)")
+        out.append(f"reckoned: the fastest of them by that database is {lost:.1f} % off the fastest ({first['key']})")
     cards = [r for r in rows if r["table"] == "cards"]
     if cards:
         fits, not_ = [r for r in cards if r["key"].endswith("longest")], [r for r in cards if r["key"].endswith("1.05 x")]
@@ -188,14 +196,14 @@ def figures(rows: list[dict]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("plan", "run", "table"))
+    parser.add_argument("what", choices=("plan", "run", "table", "reckon"))
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--device", default="H200")
     parser.add_argument("--costs", default="")
     parser.add_argument("--tables", nargs="+", choices=ORDER, default=ORDER)
     parser.add_argument("--minutes", type=float, default=8.0)
     args = parser.parse_args()
-    {"plan": plan, "run": run, "table": table}[args.what](args)
+    {"plan": plan, "run": run, "table": table, "reckon": reckon}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""docs/study.md of the result files of `foldfit bench study`: measured on H100s, and predicted for the study's own card.
+"""docs/study.md of the result files of `foldfit bench study`: measured on H200s, and predicted for the study's own card.
 
 python benchmarks/study_page.py
 """
@@ -11,7 +11,7 @@ from foldfit.plans import write_text
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "study.md"
-MEASURED, PREDICTED = (ROOT / "benchmarks" / "results" / name for name in ("study_h100", "study_v100_predicted"))
+MEASURED, PREDICTED = (ROOT / "benchmarks" / "results" / name for name in ("study_h200", "study_v100_predicted"))
 MIB = 2**20
 
 HEAD = """# The study's tables
@@ -26,7 +26,7 @@ Rows for several GPUs run under torchrun, which it starts itself; where there ar
 alone, so that one folder can be filled on several machines with the same card. Plans can be made before, on any machine:
 
 ```
-foldfit bench study --device H100 --limits V100-32GB,74GiB -o DIR                       # plans, anywhere
+foldfit bench study --device H200 --limits V100-32GB,74GiB -o DIR                       # plans, anywhere
 foldfit bench study --device cuda --limits V100-32GB,74GiB --gpus 1 --budget 12 --repeat 3 --warmup 0 -o DIR    # on one: training
 foldfit bench study --device cuda --limits V100-32GB,74GiB --gpus 1 --budget 60 --repeat 1 --warmup 0 -o DIR    # and what takes longer
 foldfit bench study --device cuda --limits V100-32GB,74GiB --gpus 2 --budget 40 --repeat 2 --warmup 0 -o DIR    # on two of them
@@ -136,7 +136,7 @@ def measured_part(results: Results) -> str:
     text = f"""
 ## Measured
 
-`benchmarks/results/study_h100/study.json`: {results.machine}, {results.date}, torch {results.versions["torch"]}. Of {len(pairs)} rows
+`benchmarks/results/study_h200/study.json`: {results.machine}, {results.date}, torch {results.versions["torch"]}. Of {len(pairs)} rows
 {len(ran)} ran. Peak, measured / promised: {min(ratio):.4f} to {max(ratio):.4f}, {said}. {faster}
 MB are 2^20 bytes; "study" is what the study measured on V100s; the activation of a graph is its promise alone. Eager rows of small sizes
 take what the host needs to launch their kernels.

@@ -1,36 +1,64 @@
-"""What whole runs of benchmarks/side_by_side.py took beyond the sum of their options, into the cost database that they were planned by.
+"""What whole runs of benchmarks/side_by_side.py took beyond the sum of their options, into a cost database.
 
-    python -m benchmarks.whole_runs benchmarks/results/side_by_side_h100.json --costs src/foldfit/cost/measured/H100.json
+    python -m benchmarks.whole_runs benchmarks/results/side_by_side_h200.json --costs src/foldfit/cost/measured/H200.json [--planned-by FILE]
 
-Of training steps as CUDA graphs. Runs of the same problems that the database has are replaced.
+Of training steps as CUDA graphs that were planned by that database, or, with `--planned-by`, by another one ("modelled": by none), whose
+plans are then made once more and their options summed by this one. Runs of the same problems that it has are replaced.
 """
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from foldfit.cost.database import Costs, load_costs
+from foldfit.cost.database import load_costs
+from foldfit.cost.devices import find_device
+from foldfit.planner.build import chain_of, make_plan
+from foldfit.planner.options import option_table
+from foldfit.planner.simulate import simulate
+from foldfit.problem import Problem, Stack
+
+STACKS = {"step": "evoformer", "frontier": "evoformer", "extra": "extra_msa"}
+"""Of the parts of a side-by-side run."""
 
 
-def corrected(costs: Costs, rows: list[dict]) -> Costs:
-    """The database with measured / sum of the options of these rows; promises were made with its factor."""
-    names, runs = {"step": "evoformer", "extra": "extra_msa"}, {}
+def problem_of(r: dict, device: str) -> Problem:
+    """A training step's."""
+    return Problem(
+        stacks=(Stack(STACKS[r["what"]], r["blocks"], r["n_seq"]),), n_res=r["n_res"], mode="train", precision=r["precision"],
+        parameters=r["precision"], dropout=True, memory=r["limit"], launch=r["launch"], device=device, device_type="cuda",
+    )  # fmt: skip
+
+
+def ratios(rows: list[dict], costs: str, planned_by: str) -> dict[str, float]:
+    """Measured / the sum of the options by the database `costs`, its own factor left out."""
+    name, factor = load_costs(costs).device, load_costs(costs).factor
+    ours, theirs = (replace(find_device(name), costs=file) for file in (costs, planned_by))
+    runs = {}
     for r in rows:
-        if r["what"] in names and r["who"] == "foldfit" and r.get("costs") == "measured":
-            problem = f"{r['blocks']} x {names[r['what']]} {r['n_seq']}, {r['n_res']}, {r['mode']}, {r['precision']}, {r['launch']}"
-            runs[f"{problem}, {r['limit'] / 1e9:.3g} GB"] = r["ms"] * costs.factor / r["promised_ms"]
-    return msgspec.structs.replace(costs, runs=costs.runs | runs)
+        if r["what"] not in STACKS or r["who"] != "foldfit" or "ms" not in r:
+            continue
+        problem = problem_of(r, name)
+        plan = make_plan(option_table(problem, theirs))
+        if abs(1e3 * plan.promised.seconds - r["promised_ms"]) > 1e-3 * r["promised_ms"]:
+            continue  # planned otherwise, or by other costs
+        own = simulate(chain_of(option_table(problem, ours)), plan.choices, plan.schedule).seconds / factor
+        size = f"{r['blocks']} x {STACKS[r['what']]} {r['n_seq']}, {r['n_res']}"
+        runs[f"{size}, train, {r['precision']}, {r['launch']}, {r['limit'] / 1e9:.3g} GB"] = r["ms"] / 1e3 / own
+    return runs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--costs", required=True, metavar="FILE")
+    parser.add_argument("--planned-by", metavar="FILE")
     args = parser.parse_args()
     before = load_costs(args.costs)
-    after = corrected(before, json.loads(args.file.read_text())["rows"])
+    runs = ratios(json.loads(args.file.read_text())["rows"], args.costs, args.planned_by or args.costs)
+    after = msgspec.structs.replace(before, runs=before.runs | runs)
     after.save(args.costs)
     print(f"factor {before.factor:.4f} -> {after.factor:.4f}, spread {before.spread:.4f} -> {after.spread:.4f}")
     for name, ratio in after.runs.items():
