@@ -1,6 +1,6 @@
 """What whole runs of benchmarks/side_by_side.py took beyond the sum of their options, into a cost database.
 
-    python -m benchmarks.whole_runs benchmarks/results/side_by_side_h200.json --costs src/foldfit/cost/measured/H200.json [--planned-by FILE]
+    python -m benchmarks.whole_runs benchmarks/results/side_by_side_h200.json --costs FILE [--planned-by FILE]
 
 Of training steps as CUDA graphs that were planned by that database, or, with `--planned-by`, by another one ("modelled": by none), whose
 plans are then made once more and their options summed by this one. Runs of the same problems that it has are replaced.
