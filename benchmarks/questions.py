@@ -14,6 +14,7 @@ import msgspec
 
 from foldfit._version import __version__
 from foldfit.bench.planned import only
+from foldfit.cost.database import KERNELS as GENERATION
 from foldfit.cost.database import Costs, find_costs, load_costs
 from foldfit.cost.devices import GPUS, Device, find_device
 from foldfit.cost.sample import name_of
@@ -176,8 +177,9 @@ def ask() -> dict:
     low, high = least(big), figures(make_plan(big))["peak"]
     limits = [round(low * (high / low) ** (i / 11)) for i in range(12)]
     costs = load_costs(MEASURED)
+    earlier = "" if costs.kernels == GENERATION else ", kernels of a generation before"
     out = {
-        "costs": f"{costs.date}, torch {costs.versions['torch']}", "state": sum(big.stacks[0].state.values()),
+        "costs": f"{costs.date}, torch {costs.versions['torch']}{earlier}", "state": sum(big.stacks[0].state.values()),
         "slicing": {name: slicing(table_of(SHAPES[-1], h100, "graph", kernels)) for name, kernels in KERNELS.items() if name != "and SDPA"},
         "filling": filling(costs),
         "passes": [{"limit": limit} | found for limit in limits if (found := planned(big, limit))],

@@ -131,8 +131,8 @@ def measured_part(results: Results) -> str:
               if row.gpus == 1 and row.policy in ("large", "chunk") and row.ms and (row.n_seq, row.n_res) in ours]  # fmt: skip
     faster = ""
     if beside:
-        share = f"a {min(beside):.0f}th to a {max(beside):.0f}th"
-        faster = f"`auto` within the study's memory, on a newer card by newer kernels, takes {share} of the study's time."
+        times = f"{min(beside):.0f} to {max(beside):.0f} times"
+        faster = f"`auto` within the study's memory, on a newer card by newer kernels, is {times} as fast as the study."
     text = f"""
 ## Measured
 
