@@ -19,6 +19,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, mma_v2, tma, warpgroup_mma, warpgroup_mma_init, warpgroup_mma_wait
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from foldfit.ops.grids import cdiv, power_of_2
+
 LOG2E = gl.constexpr(1.4426950408889634)
 PADDED = gl.constexpr(-1e9)  # AF2's logit of a padded key
 LARGEST = tl.constexpr(65504.0)  # fp16's
@@ -56,8 +58,8 @@ def scale_bias_kernel(bias, out, n, h, bias_q, bias_h, bias_k, out_n, BLOCK: tl.
 def scaled_bias(bias: Tensor) -> Tensor:
     """bias [n, h, n] -> fp16, to base 2, rows aligned as TMA wants them."""
     n, h, _ = bias.shape
-    out = torch.empty(n, h, triton.cdiv(n, 16) * 16, dtype=torch.float16, device=bias.device)[..., :n]
-    scale_bias_kernel[(n * h,)](bias, out, n, h, *bias.stride(), out.stride(1), BLOCK=min(1024, triton.next_power_of_2(n)), num_warps=1)
+    out = torch.empty(n, h, cdiv(n, 16) * 16, dtype=torch.float16, device=bias.device)[..., :n]
+    scale_bias_kernel[(n * h,)](bias, out, n, h, *bias.stride(), out.stride(1), BLOCK=min(1024, power_of_2(n)), num_warps=1)
     return out
 
 
@@ -291,7 +293,7 @@ def attention_forward(
     o = torch.empty(r, n, h, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(r, h, n, dtype=torch.float32, device=q.device) if keep else None
     bias = None if bias is None else scaled_bias(bias)
-    tasks = triton.cdiv(n, PARTS * QUERIES) * triton.cdiv(r, ROWS) * h
+    tasks = cdiv(n, PARTS * QUERIES) * cdiv(r, ROWS) * h
     programs = torch.cuda.get_device_properties(q.device).multi_processor_count
     forward_kernel[(min(tasks, programs),)](
         q, k, v, gate, bias, mask, lead, o, lse, tiles_of(k, 1, KEYS, 1, d), tiles_of(v, 1, KEYS, 1, d),

@@ -8,13 +8,13 @@ Shapes: as there; all of c, u are C channels.
 """
 
 import torch
-import triton
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from foldfit.ops.grids import cdiv
 from foldfit.ops.triton_layer_norm import EPSILON
 
 CHANNELS, PROGRAMS = 128, 132
@@ -243,7 +243,7 @@ def columns_of(x: Tensor) -> TensorDescriptor:
 def gated(x: Tensor, mask: Tensor, f: Tensor, bias: Tensor, out: Tensor) -> None:
     """x [r, n, c]; fills out [u, r, n]."""
     r, n, c = x.shape
-    gated_kernel[(min(2 * PROGRAMS, r * triton.cdiv(n, TOKENS)),)](
+    gated_kernel[(min(2 * PROGRAMS, r * cdiv(n, TOKENS)),)](
         rows_of(x), columns_of(out), mask, f, bias, r, n, *mask.stride(),
         T=TOKENS, C=c, WARPS=WARPS, STAGES=STAGES, num_warps=WARPS, maxnreg=REGISTERS,
     )  # fmt: skip
@@ -252,7 +252,7 @@ def gated(x: Tensor, mask: Tensor, f: Tensor, bias: Tensor, out: Tensor) -> None
 def epilogue(o: Tensor, x: Tensor, f: Tensor, bias: Tensor, out: Tensor) -> None:
     """o [u, r, n], x [r, n, c]; fills out [r, n, c]."""
     r, n, c = x.shape
-    epilogue_kernel[(min(PROGRAMS, triton.cdiv(r * triton.cdiv(n, TOKENS), 2)),)](
+    epilogue_kernel[(min(PROGRAMS, cdiv(r * cdiv(n, TOKENS), 2)),)](
         rows_of(x), columns_of(o), rows_of(out), f, bias, r, n,
         T=TOKENS, C=c, WARPS=WARPS, STAGES=STAGES, REGISTERS=REGISTERS, num_warps=WARPS,
     )  # fmt: skip

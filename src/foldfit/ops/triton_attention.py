@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv, power_of_2
+
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2, "fp16": 2e-3}
 """||x - x64|| / ||x64|| of the output and of every gradient x, by precision; x64 in fp64 from the same inputs."""
 
@@ -56,7 +58,7 @@ def precision_of(dtype: torch.dtype) -> str:
 
 def padded_dim(d: int) -> int:
     """The head dim as a matrix product wants it."""
-    return max(16, triton.next_power_of_2(d))
+    return max(16, power_of_2(d))
 
 
 @triton.jit
@@ -295,7 +297,7 @@ def aligned(bias: Tensor) -> Tensor:
     *lead, n = bias.shape
     if n % 16 == 0 and bias.is_contiguous():
         return bias
-    out = bias.new_empty(*lead, triton.cdiv(n, 16) * 16)[..., :n]
+    out = bias.new_empty(*lead, cdiv(n, 16) * 16)[..., :n]
     return out.copy_(bias)
 
 
@@ -310,7 +312,7 @@ def leading_keys(mask: Tensor | None) -> Tensor | None:
         return None
     r, n = mask.shape
     lead = torch.empty(r, dtype=torch.int32, device=mask.device)
-    block = min(1024, triton.next_power_of_2(n))
+    block = min(1024, power_of_2(n))
     count_leading_keys[(r,)](mask, lead, n, mask.stride(0), mask.stride(1), block)
     return lead
 
@@ -341,7 +343,7 @@ def attention_forward(
     o = torch.empty(r, n, h, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(r, h, n, dtype=torch.float32, device=q.device) if keep else None
     bias = None if bias is None else aligned(bias)
-    forward_kernel[(triton.cdiv(n, tile.queries) * r * h,)](
+    forward_kernel[(cdiv(n, tile.queries) * r * h,)](
         q, k, v, gate, bias, mask, lead, o, lse, r, n,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), gate.stride(0), gate.stride(1),
         0 if bias is None else bias.stride(1), *((0, 0) if mask is None else mask.stride()), d**-0.5,

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv
 from foldfit.ops.triton_attention import LOG2E, Tile, aligned, dot, padded_dim, padding, precision_of, unmasked_keys
 from foldfit.ops.triton_attention_gate import prepare
 
@@ -25,7 +26,7 @@ def row_groups(r: int, owners: int) -> int:
     counts = range(1, min(16, max(1, r // 32)) + 1)
 
     def filled(count: int) -> float:
-        return owners * count / (triton.cdiv(owners * count, WAVE) * WAVE)
+        return owners * count / (cdiv(owners * count, WAVE) * WAVE)
 
     return next((count for count in counts if filled(count) > 0.85), max(counts, key=filled))
 
@@ -360,10 +361,10 @@ def differentiate(
     bias_n = 0 if by_query is None else by_query.stride(1)
     if has_bias and want_bias:
         tile = tiles.dbias
-        owners = triton.cdiv(n, tile.queries) * triton.cdiv(n, tile.keys) * h
+        owners = cdiv(n, tile.queries) * cdiv(n, tile.keys) * h
         fitting = max(1, r * d * q.element_size() // (8 * n) - 1)  # partial sums and their sum: half as large as q
-        group = triton.cdiv(r, min(fitting, row_groups(r, owners)))  # rows summed by one program
-        groups = triton.cdiv(r, group)
+        group = cdiv(r, min(fitting, row_groups(r, owners)))  # rows summed by one program
+        groups = cdiv(r, group)
         partial = torch.empty(groups, n, h, n, dtype=q.dtype if groups == 1 else torch.float32, device=q.device)
         dbias_kernel[(owners * groups,)](
             q, k, v, by_query, mask, lead, du, lse, delta, partial, r, group, n, *strides, bias_n, *mask_strides, d**-0.5,
@@ -374,14 +375,14 @@ def differentiate(
 
     tile = tiles.dkv
     by_key = None if bias is None else aligned(bias.permute(1, 2, 0))
-    dkv_kernel[(triton.cdiv(n, tile.keys) * r * h,)](
+    dkv_kernel[(cdiv(n, tile.keys) * r * h,)](
         q, k, v, by_key, mask, lead, du, lse, delta, dk, dv, r, n, *strides, 0 if by_key is None else by_key.stride(1), *mask_strides,
         d**-0.5, **common, Q=tile.queries, K=tile.keys, HAS_BIAS=has_bias, EVEN=n % tile.queries == 0, **tile.options,
     )  # fmt: skip
     del by_key
 
     tile = tiles.dq
-    dq_kernel[(triton.cdiv(n, tile.queries) * r * h,)](
+    dq_kernel[(cdiv(n, tile.queries) * r * h,)](
         q, k, v, by_query, mask, lead, lse, delta, dq, r, n, *strides, bias_n, *mask_strides, d**-0.5,
         **common, Q=tile.queries, K=tile.keys, HAS_BIAS=has_bias, EVEN=n % tile.keys == 0, **tile.options,
     )  # fmt: skip

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv, power_of_2
 from foldfit.ops.triton_attention import LOG2E, dot, padded_dim, precision_of
 from foldfit.ops.triton_layer_norm import sum_parts
 
@@ -103,7 +104,7 @@ def prepare(do: Tensor, gate: Tensor, o: Tensor, grads: Tensor, delta: Tensor) -
     """do and o [r, n, h, d] -> du and dgate into grads [r, n, 4, h, d], delta [r, h, n]. do may be where du will be."""
     r, n, h, d = o.shape
     pairs = 128
-    prepare_kernel[(r * triton.cdiv(n * h, pairs),)](
+    prepare_kernel[(r * cdiv(n * h, pairs),)](
         do, o, gate, grads[:, :, 3], grads, delta, n, gate.stride(0), gate.stride(1), GATE_H=gate.stride(2),
         DO_N=h * d if do.is_contiguous() else do.stride(1), OUT_N=4 * h * d, H=h, DIM=d, D=padded_dim(d), T=pairs, num_warps=4,
     )  # fmt: skip
@@ -125,14 +126,14 @@ def open_gate(
             return None, None
         ones = g.new_ones(1, r * n)
         return (ones @ grads.view(r * n, -1)[:, 3 * h * d :]).view(h, d), (ones @ g)[0]
-    heads = max(1, min(triton.next_power_of_2(h), COLUMNS // padded_dim(d)))
-    blocks = triton.cdiv(h, heads)
+    heads = max(1, min(power_of_2(h), COLUMNS // padded_dim(d)))
+    blocks = cdiv(h, heads)
     programs = max(1, min(PROGRAMS // blocks, r * n // TOKENS_EACH))
     parts = torch.empty(programs, h * d + c, dtype=torch.float32, device=g.device) if biased else None
     gate_kernel[(programs * blocks,)](
         g, w, o, projected, grads, delta, parts, r * n, n, c,
         H=h, DIM=d, D=padded_dim(d), HEADS=heads, BLOCKS=blocks, T=TOKENS, C=padded_dim(c),
-        S=triton.next_power_of_2(triton.cdiv(c, blocks)), HAS_BIAS=biased, PRECISION=precision_of(g.dtype),
+        S=power_of_2(cdiv(c, blocks)), HAS_BIAS=biased, PRECISION=precision_of(g.dtype),
         num_warps=WARPS, num_stages=1, maxnreg=REGISTERS,
     )  # fmt: skip
     if parts is None:

@@ -4,6 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv
+
 BLOCK = 1024
 
 
@@ -18,5 +20,5 @@ def factors_kernel(out, seed, position, total, keep, BLOCK: tl.constexpr):
 def factors(size: tuple[int, ...], rate: float, seed: Tensor, position: int, like: Tensor) -> Tensor:
     """Of `size`, in the dtype and on the device of `like`. seed: [] int64; position: below 2**62."""
     out = like.new_empty(size)
-    factors_kernel[(triton.cdiv(out.numel(), BLOCK),)](out, seed, position, out.numel(), 1 - rate, BLOCK=BLOCK)
+    factors_kernel[(cdiv(out.numel(), BLOCK),)](out, seed, position, out.numel(), 1 - rate, BLOCK=BLOCK)
     return out

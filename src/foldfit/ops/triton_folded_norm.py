@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv, power_of_2
 from foldfit.ops.triton_attention import INTERPRETED, dot
 from foldfit.ops.triton_layer_norm import EPSILON
 
@@ -29,7 +30,7 @@ not more than what it reads."""
 
 
 def padded(width: int) -> int:
-    return max(16, triton.next_power_of_2(width))
+    return max(16, power_of_2(width))
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Tile:
     """At most so many a thread, that more programs fit a multiprocessor; None: as many as it takes."""
 
     def grid(self, tokens: int) -> tuple[int]:
-        return (min(self.programs, max(1, triton.cdiv(tokens, self.tokens))),)
+        return (min(self.programs, max(1, cdiv(tokens, self.tokens))),)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -237,9 +238,9 @@ class Projections:
         """[p + gate_p, q], and [2, q] in fp32."""
         (p, q), gate_p = self.w.shape, len(self.gate_w)
         f, bias = self.w.new_empty(p + gate_p, q), torch.empty(2, q, dtype=torch.float32, device=self.w.device)
-        fold_kernel[(2, triton.cdiv(q, FOLDED))](
+        fold_kernel[(2, cdiv(q, FOLDED))](
             self.w, self.b, self.scale, self.offset, self.gate_w, self.gate_b, self.gate_scale, self.gate_offset, f, bias, p, gate_p, q,
-            P=triton.next_power_of_2(max(p, gate_p)), B=FOLDED, HAS_B=self.b is not None, num_warps=4,
+            P=power_of_2(max(p, gate_p)), B=FOLDED, HAS_B=self.b is not None, num_warps=4,
         )  # fmt: skip
         return f, bias
 
@@ -256,6 +257,6 @@ class Projections:
         reduce_kernel[(max(p, gate_p),)](
             parts, self.w, self.scale, self.offset, self.gate_w, self.gate_scale, self.gate_offset, d.w, d.b, d.scale, d.offset,
             d.gate_w, d.gate_b, d.gate_scale, d.gate_offset, p, gate_p, q, len(parts),
-            Q=triton.next_power_of_2(q), B=FOLDED, HAS_B=self.b is not None, ONE_NORM=one, num_warps=4,
+            Q=power_of_2(q), B=FOLDED, HAS_B=self.b is not None, ONE_NORM=one, num_warps=4,
         )  # fmt: skip
         return d

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv, power_of_2
 from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_gated_linear import padded
 from foldfit.ops.triton_transition import norm_rows
@@ -155,11 +156,11 @@ def forward(
     )
     attend_kernel[(r,)](
         x, scale, offset, query_w, key_w, value_w, mask, means, counts, keys, values, o, lse, n, c, h, d, *mask.stride(),
-        C=padded(c), H=padded(h), D=triton.next_power_of_2(d), PRECISION=precision, **tiling("attend", x.dtype),
+        C=padded(c), H=padded(h), D=power_of_2(d), PRECISION=precision, **tiling("attend", x.dtype),
     )  # fmt: skip
     out = torch.empty_like(x)
     tile = tiling("gate", x.dtype)
-    gate_kernel[(r * triton.cdiv(n, tile["T"]),)](
+    gate_kernel[(r * cdiv(n, tile["T"]),)](
         x, scale, offset, gating_w, gating_b, output_w, output_b, o, out, n, c, h * d,
         C=padded(c), E=padded(h * d), PRECISION=precision, **tile,
     )  # fmt: skip

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import power_of_2
 from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_gated_linear import padded
 from foldfit.ops.triton_global import forward, gate_of, heads_of, logits_of, one_head, tiling
@@ -182,7 +183,7 @@ class GlobalAttention(torch.autograd.Function):
         d_o, d_query, d_values, d_keys, d_mean = empty(r, e), empty(r, e), empty(r, h, c), empty(r, h, c), empty(r, c)
         of_gating, of_output, sums = empty(r, c, e), empty(r, e, c), empty(r, e + c)
         widths = {
-            "C": padded(c), "H": padded(h), "D": triton.next_power_of_2(d), "E": padded(e),
+            "C": padded(c), "H": padded(h), "D": power_of_2(d), "E": padded(e),
             "PRECISION": precision_of(x.dtype),
         }  # fmt: skip
         rows_kernel[(r,)](

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv, power_of_2
+
 EPSILON = tl.constexpr(1e-5)
 TILE = 4096
 """Values of a tile: 32 for each thread of four warps."""
@@ -96,12 +98,12 @@ def sum_kernel(parts, out, count, width, B: tl.constexpr, W: tl.constexpr):
 def sum_parts(parts: Tensor, dtype: torch.dtype) -> Tensor:
     """What programs left, [count, ...] in fp32 -> their sum, [...]."""
     out = torch.empty(parts.shape[1:], dtype=dtype, device=parts.device)
-    sum_kernel[(triton.cdiv(out.numel(), 16),)](parts, out, len(parts), out.numel(), B=128, W=16, num_warps=4)
+    sum_kernel[(cdiv(out.numel(), 16),)](parts, out, len(parts), out.numel(), B=128, W=16, num_warps=4)
     return out
 
 
 def tiling(c: int) -> dict[str, int]:
-    width = triton.next_power_of_2(c)
+    width = power_of_2(c)
     return {"T": max(1, TILE // width), "C": width}
 
 
@@ -114,7 +116,7 @@ def normalise(x: Tensor, scale: Tensor, offset: Tensor, y: Tensor) -> None:
     """Into y, contiguous."""
     x = in_place(x)
     (r, n, c), tile = x.shape, tiling(x.shape[2])
-    forward_kernel[(triton.cdiv(r * n, tile["T"]),)](x, scale, offset, y, r * n, n, c, x.stride(0), x.stride(1), **tile, num_warps=4)
+    forward_kernel[(cdiv(r * n, tile["T"]),)](x, scale, offset, y, r * n, n, c, x.stride(0), x.stride(1), **tile, num_warps=4)
 
 
 def differentiate(d_y: Tensor, x: Tensor, scale: Tensor, d_x: Tensor, offset: Tensor | None = None, y: Tensor | None = None) -> Tensor:

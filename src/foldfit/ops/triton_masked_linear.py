@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv
 from foldfit.ops.triton_attention import dot, padded_dim, precision_of
 from foldfit.ops.triton_layer_norm import normalised
 
@@ -149,7 +150,7 @@ def forward(x: Tensor, scale: Tensor, offset: Tensor, mask: Tensor, w: Tensor, b
         raise NotImplementedError(f"a masked projection of at most {WIDEST} channels. Got {list(w.shape)}.")
     x = x if x.stride(2) == 1 else x.contiguous()
     out, tile = x.new_empty(r, p, n), tile_of(c, p, x.dtype, 64, 4, 3)
-    grid = min(PROGRAMS, r * triton.cdiv(n, tile["T"]))
+    grid = min(PROGRAMS, r * cdiv(n, tile["T"]))
     forward_kernel[(grid,)](x, scale, offset, mask, w, b, out, r, n, c, p, *x.stride()[:2], *mask.stride(), **tile)
     return out
 
@@ -173,12 +174,12 @@ class MaskedLinear(torch.autograd.Function):
         sums_kernel[(programs,)](d_out, x, mask, sums, r, n, c, p, *strides, **tile_of(c, p, x.dtype, 16, 4, 3))
         sums = sums.sum(0)
         d_scale, d_offset, d_w, d_b = (torch.empty_like(t) for t in (scale, offset, w, w[0]))
-        grid = (triton.cdiv(c, CHANNELS),)
+        grid = (cdiv(c, CHANNELS),)
         parameters_kernel[grid](sums, scale, offset, w, d_scale, d_offset, d_w, d_b, c, p, C=CHANNELS, P=padded_dim(p), num_warps=4)
         del sums
         d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         tile = tile_of(c, p, x.dtype, 64, 8, 2)
-        programs = min(PROGRAMS, r * triton.cdiv(n, tile["T"]))
+        programs = min(PROGRAMS, r * cdiv(n, tile["T"]))
         input_kernel[(programs,)](d_out, x, scale, mask, w, d_x, r, n, c, p, *strides, **tile)
         return d_x, d_scale, d_offset, None, d_w, d_b
 

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv
 from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_gated_linear import padded
 from foldfit.ops.triton_layer_norm import normalised
@@ -115,22 +116,22 @@ def layers_tile(dtype: torch.dtype) -> dict[str, int]:
 
 def shares_of(rows: int, u: int) -> int:
     """Shares of the rows, each with sums of its own."""
-    return max(1, min(PROGRAMS // triton.cdiv(u, UNITS), rows // ROWS_EACH))
+    return max(1, min(PROGRAMS // cdiv(u, UNITS), rows // ROWS_EACH))
 
 
 def backward(d_out: Tensor, x: Tensor, scale: Tensor, offset: Tensor, down_w: Tensor, up_b: Tensor, up_w: Tensor) -> tuple[Tensor, ...]:
     """d_out, x [N, c] -> the gradients of x, scale, offset, down_w, up_b, down_b, up_w."""
     (u, c), n, precision = down_w.shape, len(x), precision_of(x.dtype)
     d_x, y, tile = torch.empty_like(x), torch.empty_like(x), rows_tile(x.dtype)
-    tiles = triton.cdiv(n, tile["T"])
+    tiles = cdiv(n, tile["T"])
     sums = torch.empty(tiles, 3, c, dtype=torch.float32, device=x.device)
     rows_kernel[(tiles,)](d_out, x, scale, offset, up_w, up_b, down_w, y, d_x, sums, n, c, u, C=padded(c), PRECISION=precision, **tile)
     d_scale, d_offset, d_down_b = sums.sum(0).to(x.dtype)
     del sums
     shares, tile = shares_of(n, u), layers_tile(x.dtype)
     sums = torch.empty(shares, (2 * c + 1) * u, dtype=torch.float32, device=x.device)
-    layers_kernel[(triton.cdiv(u, tile["U"]), shares)](
-        d_out, y, up_w, up_b, down_w, sums, n, triton.cdiv(n, shares), c, u, C=padded(c), PRECISION=precision, **tile
+    layers_kernel[(cdiv(u, tile["U"]), shares)](
+        d_out, y, up_w, up_b, down_w, sums, n, cdiv(n, shares), c, u, C=padded(c), PRECISION=precision, **tile
     )
     del y
     total = sums.sum(0)

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv
 from foldfit.ops.triton_attention import dot, padded_dim, precision_of
 from foldfit.ops.unread import is_unread
 
@@ -44,7 +45,7 @@ class Tile:
 
     def programs(self, r: int, rows: int) -> int:
         """Tiles of pairs."""
-        return triton.cdiv(r, self.pairs[0]) * triton.cdiv(rows, self.pairs[1])
+        return cdiv(r, self.pairs[0]) * cdiv(rows, self.pairs[1])
 
 
 def tile_of(n: int, dtype: torch.dtype) -> Tile:

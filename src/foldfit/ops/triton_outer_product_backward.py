@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv, power_of_2
 from foldfit.ops.triton_attention import dot, padded_dim, precision_of
 from foldfit.ops.triton_outer_product import aligned
 
@@ -76,7 +77,7 @@ def outer_kernel(
 
 def channels_of(p: int, products: int) -> dict[str, int]:
     """A tile of about so many outer products of a pair."""
-    width = triton.next_power_of_2(p)
+    width = power_of_2(p)
     return {"U": max(1, products // width), "V": width}
 
 
@@ -85,7 +86,7 @@ def weights_backward(d_out: Tensor, outer: Tensor, w: Tensor, scale: Tensor) -> 
     (r, rows, z), (o, p, _), half = d_out.shape, w.shape, d_out.dtype != torch.float32
     channels, programs = channels_of(p, 128 if half else 64), max(1, min(SHARES, r * rows // PAIRS_EACH))
     sums = torch.empty(programs, o, p, z, dtype=torch.float32, device=w.device)
-    weights_kernel[(programs, triton.cdiv(o, channels["U"]))](
+    weights_kernel[(programs, cdiv(o, channels["U"]))](
         d_out, outer, scale, sums, r, rows, o, p, z, T=64 if half else 16, Z=padded_dim(z), PRECISION=precision_of(w.dtype), **channels,
         num_warps=4, num_stages=3,
     )  # fmt: skip
@@ -97,7 +98,7 @@ def outer_backward(d_out: Tensor, w: Tensor, scale: Tensor) -> Tensor:
     (r, rows, z), (o, p, _), half = d_out.shape, w.shape, d_out.dtype != torch.float32
     t, channels = (128, channels_of(p, 64)) if half else (32, channels_of(p, 32))
     d_outer = d_out.new_empty(r * o, rows * p)
-    outer_kernel[(r * triton.cdiv(rows, t),)](
+    outer_kernel[(r * cdiv(rows, t),)](
         d_out, w, scale, d_outer, rows, o, p, z, T=t, Z=padded_dim(z), PRECISION=precision_of(w.dtype), **channels,
         num_warps=4, num_stages=3 if half else 2,
     )  # fmt: skip

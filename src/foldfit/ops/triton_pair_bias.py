@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv, power_of_2
 from foldfit.ops.triton_attention import dot, padded_dim, precision_of
 from foldfit.ops.triton_layer_norm import in_place, normalised, starts
 
@@ -115,7 +116,7 @@ def parameters_kernel(parts, scale, offset, w, d_scale, d_offset, d_w, count, c,
 
 def tile_of(c: int, h: int, dtype: torch.dtype, tokens: int, warps: int) -> dict[str, Any]:
     """A tile for 128 channels of 16 bits, the fastest of 3 and 4 on an NVIDIA H100 (Triton 3.6); fewer tokens where a token is larger."""
-    t = max(16, min(tokens, 16384 // (triton.next_power_of_2(c) * dtype.itemsize)))
+    t = max(16, min(tokens, 16384 // (power_of_2(c) * dtype.itemsize)))
     return {"T": t, "C": padded_dim(c), "H": padded_dim(h), "PRECISION": precision_of(dtype), "num_warps": warps}
 
 
@@ -127,7 +128,7 @@ def forward(x: Tensor, scale: Tensor, offset: Tensor, w: Tensor) -> Tensor:
         raise NotImplementedError(f"{list(x.shape)} is more than a kernel counts. Use fewer rows.")
     x = in_place(x)
     bias, tile = x.new_empty(r, h, n), tile_of(c, h, x.dtype, 64, 4)
-    forward_kernel[(triton.cdiv(r * n, tile["T"]),)](x, scale, offset, w, bias, r * n, n, c, h, *x.stride()[:2], **tile)
+    forward_kernel[(cdiv(r * n, tile["T"]),)](x, scale, offset, w, bias, r * n, n, c, h, *x.stride()[:2], **tile)
     return bias
 
 

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.grids import cdiv
 from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_gated_linear import padded
 from foldfit.ops.triton_layer_norm import normalised
@@ -97,7 +98,7 @@ def forward(
     check(c)
     x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     tokens, tile = x.numel() // c, tiling(c, x.dtype, gate_w is not None)
-    transition_kernel[(triton.cdiv(tokens, tile["T"]),)](
+    transition_kernel[(cdiv(tokens, tile["T"]),)](
         x, scale, offset, gate_w, up_w, up_b, down_w, down_b, out, tokens, c, u,
         GATED=gate_w is not None, PRECISION=precision_of(x.dtype), **tile,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from foldfit.ops import triton_layer_norm as norm
 from foldfit.ops import triton_narrow_transition as narrow
+from foldfit.ops.grids import cdiv
 from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_transition import forward
 from foldfit.ops.unread import is_unread
@@ -86,7 +87,7 @@ def backward(
         size = part.stop - start
         b_y, b_hidden, *b_grads = (buffer[:size] for buffer in (y, hidden, *grads))
         norm.normalise(x[part], scale, offset, b_y)
-        tiles = triton.cdiv(size, tile["T"])
+        tiles = cdiv(size, tile["T"])
         sums = None
         if up_b is not None:
             torch._addmm_activation(up_b, b_y, ups[0], out=b_hidden)  # ReLU
@@ -94,7 +95,7 @@ def backward(
         else:
             for w, made in zip(ups, b_grads, strict=True):
                 torch.mm(b_y, w, out=made)
-        hidden_kernel[(tiles * triton.cdiv(u, tile["U"]),)](
+        hidden_kernel[(tiles * cdiv(u, tile["U"]),)](
             d_out[part], down_w, b_grads[-1], b_grads[0], b_hidden, sums, size, c, u,
             GATED=up_b is None, PRECISION=precision_of(x.dtype), **tile,
         )  # fmt: skip
