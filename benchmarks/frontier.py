@@ -1,0 +1,58 @@
+"""What memory buys on one H200: the planned frontier of a training step, and the runs that were measured on it.
+
+    python benchmarks/frontier.py     # -> docs/frontier-h200.svg, anywhere
+
+48 Evoformer blocks at (512, 384), bf16, dropout, CUDA graphs. Measured: benchmarks/results/side_by_side_h200.json and ranks_h200.json, by
+plans of an older database. The peer: the better of OpenFold 2.2 and cuEquivariance 0.13 at its own memory, on another H200
+(docs/performance.md).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from foldfit.cost.devices import find_device
+from foldfit.planner.api import frontier
+from foldfit.plans import write_text
+from foldfit.problem import Problem, Stack
+from foldfit.report.curves import plain_ticks
+from foldfit.report.draw import BLUE, GREY, ORANGE, alone, drawn
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PEER = (11.7, 1.679)
+"""GB, seconds."""
+
+
+def planned() -> list[tuple[int, float, float]]:
+    """(bytes, seconds, bound)"""
+    card = find_device("H200")
+    problem = Problem(
+        stacks=(Stack("evoformer", 48, 512),), n_res=384, mode="train", precision="bf16", parameters="bf16", dropout=True,
+        memory=card.memory - card.reserved, device=card.name, device_type="cuda", launch="graph",
+    )  # fmt: skip
+    return frontier(problem, card, points=40).points
+
+
+def measured() -> list[tuple[float, float]]:
+    """(GB, seconds)"""
+    rows = json.loads((RESULTS / "side_by_side_h200.json").read_text())["rows"]
+    of = [(r["peak"] / 1e9, r["ms"] / 1e3) for r in rows if r["what"] in ("step", "frontier") and (r["n_seq"], r["n_res"]) == (512, 384)]
+    more = json.loads((RESULTS / "ranks_h200.json").read_text())["rows"]
+    return of + [(r["peak"] / 1e9, r["seconds"]) for r in more if r["what"] == "run" and r["ranks"] == 1]
+
+
+def draw(axes: Any) -> None:
+    curve = planned()
+    limits = [b / 1e9 for b, _, _ in curve]
+    axes.step(limits, [s for _, s, _ in curve], where="post", color=BLUE, label="planned, costs measured")
+    axes.step(limits, [low for _, _, low in curve], where="pre", color=GREY, linestyle=":", label="certificate: no plan is below")
+    axes.plot(*zip(*measured(), strict=True), "x", color="black", markersize=8, label="measured, plans of an older database")
+    axes.plot(*PEER, "P", color=ORANGE, markersize=8, linestyle="none", label="OpenFold or cuEquivariance, another H200")
+    axes.set(xlabel="memory, GB", ylabel="seconds a step", xscale="log", yscale="log", ylim=(0.6, 6))
+    plain_ticks(axes)
+    axes.legend(frameon=False)
+
+
+if __name__ == "__main__":
+    write_text(ROOT / "docs" / "frontier-h200.svg", alone(drawn(draw, (8, 3.6))))
