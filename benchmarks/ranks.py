@@ -5,7 +5,8 @@
 Collectives first (`foldfit profile --gpus N`) where the database has none between so many, so that plans stand on them; then every
 row on each number of GPUs, by torchrun, in the order of the table below, the most wanted first. A row that fails says so and the others
 go on, in new processes where need be; what time does not suffice for is `skipped`. FOLDER gets ranks.json (all rows), costs.json (the
-database with the collectives) and log.txt.
+database with the collectives) and log.txt. Kernels that were never compiled on the machine take longer than the rows:
+`foldfit profile --all --device cuda` before it compiles them, several at a time.
 
 Efficiency: t1 / (N tN) of the same row. `exposed`: seconds between begin and end of the collectives that the computation waits for.
 Peaks are compared under the policies that do not fill the limit: large, chunk. `check`: outputs and gradients, fp32, against
