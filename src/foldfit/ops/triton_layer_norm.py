@@ -128,23 +128,9 @@ def differentiate(d_y: Tensor, x: Tensor, scale: Tensor, d_x: Tensor, offset: Te
     programs = min(PROGRAMS, max(1, elements // ELEMENTS_EACH))
     sums = torch.empty(programs, 2, c, dtype=torch.float32, device=x.device)
     backward_kernel[(programs,)](
-        d_y,
-        x,
-        scale,
-        offset,
-        d_x,
-        y,
-        sums,
-        elements,
-        n,
-        c,
-        x.stride(0),
-        x.stride(1),
-        **tiling(c),
-        HAS_Y=y is not None,
-        num_warps=4,
-        num_stages=2,
-    )
+        d_y, x, scale, offset, d_x, y, sums, elements, n, c, x.stride(0), x.stride(1),
+        **tiling(c), HAS_Y=y is not None, num_warps=4, num_stages=2,
+    )  # fmt: skip
     return sum_parts(sums, torch.float32)
 
 

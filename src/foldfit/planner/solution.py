@@ -1,6 +1,6 @@
 """What every solver returns, and how steps become a schedule with named choices."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -123,7 +123,3 @@ def solved(chain: Chain, steps: Sequence[Step], bound: float, frontier: Frontier
     return Solution(
         choices, schedule, timeline.seconds, timeline.peak, timeline.peak_at, bound, frontier, timeline.host_bytes, timeline.exposed
     )
-
-
-Walk = Callable[[int], list[Step]]
-"""From a slot of memory to the steps of the best schedule in it."""
