@@ -3,8 +3,7 @@
     python benchmarks/frontier.py     # -> docs/frontier-h200.svg, anywhere
 
 48 Evoformer blocks at (512, 384), bf16, dropout, CUDA graphs. Measured: benchmarks/results/side_by_side_h200.json and ranks_h200.json, by
-plans of an older database. The peer: the better of OpenFold 2.2 and cuEquivariance 0.13 at its own memory, on another H200
-(docs/performance.md).
+plans of an older database. Peers: benchmarks/results/peers_h200.json, on another H200.
 """
 
 import json
@@ -20,8 +19,6 @@ from foldfit.report.draw import BLUE, GREY, ORANGE, alone, drawn
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PEER = (11.7, 1.679)
-"""GB, seconds."""
 
 
 def planned() -> list[tuple[int, float, float]]:
@@ -42,13 +39,20 @@ def measured() -> list[tuple[float, float]]:
     return of + [(r["peak"] / 1e9, r["seconds"]) for r in more if r["what"] == "run" and r["ranks"] == 1]
 
 
+def peers() -> dict[str, tuple[float, float]]:
+    """Who: (GB, seconds)."""
+    rows = json.loads((RESULTS / "peers_h200.json").read_text())["rows"]
+    return {r["who"]: (r["peak"] / 1e9, r["ms"] / 1e3) for r in rows if (r["n_seq"], r["n_res"]) == (512, 384)}
+
+
 def draw(axes: Any) -> None:
     curve = planned()
     limits = [b / 1e9 for b, _, _ in curve]
     axes.step(limits, [s for _, s, _ in curve], where="post", color=BLUE, label="planned, costs measured")
     axes.step(limits, [low for _, _, low in curve], where="pre", color=GREY, linestyle=":", label="certificate: no plan is below")
     axes.plot(*zip(*measured(), strict=True), "x", color="black", markersize=8, label="measured, plans of an older database")
-    axes.plot(*PEER, "P", color=ORANGE, markersize=8, linestyle="none", label="OpenFold or cuEquivariance, another H200")
+    for marker, (who, at) in zip("PXd", peers().items(), strict=True):
+        axes.plot(*at, marker, color=ORANGE, markersize=8, linestyle="none", label=f"{who}, another H200")
     axes.set(xlabel="memory, GB", ylabel="seconds a step", xscale="log", yscale="log", ylim=(0.6, 6))
     plain_ticks(axes)
     axes.legend(frameon=False)
