@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from foldfit.ops.grids import cdiv
+from foldfit.ops.onto import residual
 from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_gated_linear import padded
 from foldfit.ops.triton_layer_norm import normalised
@@ -48,10 +49,10 @@ def down_block(w, hidden, c, u, C: tl.constexpr):
 
 @triton.jit
 def transition_kernel(
-    x, scale, offset, gate_w, up_w, up_b, down_w, down_b, out, tokens, c, u,
+    x, scale, offset, gate_w, up_w, up_b, down_w, down_b, out, source, tokens, c, u,
     T: tl.constexpr, C: tl.constexpr, U: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """out [N, c]. GATED: SwiGLU, which has no biases; otherwise ReLU, which has no gate_w."""
+    """out [N, c], with `source` or alone. GATED: SwiGLU, which has no biases; otherwise ReLU, which has no gate_w."""
     token = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
     channel = tl.arange(0, C)
     y = norm_rows(x, scale, offset, token, tokens, c, C)
@@ -69,7 +70,10 @@ def transition_kernel(
     if not GATED:
         update += tl.load(down_b + channel, mask=channel < c, other=0.0).to(tl.float32)[None, :]
     inside = (token < tokens)[:, None] & (channel < c)[None, :]
-    tl.store(out + token[:, None] * c + channel[None, :], update.to(out.dtype.element_ty), mask=inside)
+    at = token[:, None] * c + channel[None, :]
+    if source is not None:  # perhaps x itself, and out: of these rows, which nobody else reads
+        update += tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, update.to(out.dtype.element_ty), mask=inside)
 
 
 def tiling(c: int, dtype: torch.dtype, gated: bool) -> dict[str, int]:
@@ -93,13 +97,14 @@ def forward(
     x: Tensor, scale: Tensor, offset: Tensor, down_w: Tensor, up_b: Tensor | None, down_b: Tensor | None, up_w: Tensor,
     gate_w: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """The update of rows x [..., c]: ReLU with biases, SwiGLU with gate_w."""
+    """The update of rows x [..., c]: ReLU with biases, SwiGLU with gate_w. Added where it ends up, if that lies as it does."""
     c, u = up_w.shape
     check(c)
-    x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    x, end = x.contiguous(), residual(x.shape)
+    out, source, _ = end.take() if end and end.flat else (torch.empty_like(x), None, None)
     tokens, tile = x.numel() // c, tiling(c, x.dtype, gate_w is not None)
     transition_kernel[(cdiv(tokens, tile["T"]),)](
-        x, scale, offset, gate_w, up_w, up_b, down_w, down_b, out, tokens, c, u,
+        x, scale, offset, gate_w, up_w, up_b, down_w, down_b, out, source, tokens, c, u,
         GATED=gate_w is not None, PRECISION=precision_of(x.dtype), **tile,
     )  # fmt: skip
     return out

@@ -11,6 +11,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from foldfit.model import SubModule
 from foldfit.ops import KERNELS, Ops
+from foldfit.ops.onto import onto
 from foldfit.ops.unread import unread
 from foldfit.plans import Choice
 from foldfit.runtime import pieces
@@ -140,11 +141,12 @@ def forward(call: Call, state: State, target: Tensor, source: Tensor | None = No
             mask = call.masks[main[0]][sample]
             tensors = {axis: state[axis[0]][sample] for axis in spec.reads} | {written: target[sample]}
             for start, stop, at in windows(tensors, call.choice.rows, call.away, written):
-                u = update(call, module, tuple(mapped(call, "update", at[axis], axis) for axis in spec.reads), shared, mask, start, stop)
                 part = view(at[written], spec.writes[1], 0, stop - start)
                 before = part if source is None else view(source[sample], spec.writes[1], start, stop)
-                call.ops.add(part, before, u, call.drop_rows(start, stop))
-                del at, u, part, before
+                with onto(part, before, call.drop_rows(start, stop)) as residual:
+                    x = (mapped(call, "update", at[axis], axis) for axis in spec.reads)
+                    residual.settle(update(call, module, tuple(x), shared, mask, start, stop), call.ops.add)
+                del at, part, before, residual
 
 
 def record(call: Call, state: State) -> tuple[Tensor, Kept | None]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from foldfit.model import SubModule
+from foldfit.ops.onto import onto
 from foldfit.ops.unread import unread
 from foldfit.runtime.parameters import Gradients, leaves_of
 from foldfit.runtime.ring import travel
@@ -55,9 +56,9 @@ def forward(call: "Call", module: SubModule, own: Tensors, state: "State", targe
 
         def visit(start: int, stop: int, shared: Tensors, rows=rows, x=x, prepared=prepared) -> Tensors:
             if prepared and start < stop:
-                u = module.finish(columns(spec, x, start, stop), prepared, shared, ops)
                 new, old = (at(tensor[sample], spec.writes[1], rows, start, stop) for tensor in (target, before))
-                ops.add(new, old, u, drop_at(call, rows, start, stop))
+                with onto(new, old, drop_at(call, rows, start, stop)) as residual:
+                    residual.settle(module.finish(columns(spec, x, start, stop), prepared, shared, ops), ops.add)
             return ()
 
         travel(call.ranks, own, call.total, call.choice.piece_rows, visit)
