@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -55,7 +54,7 @@ def onto(target: Tensor, source: Tensor, factors: Tensor | None) -> Iterator[Res
         UNDER_WAY.reset(token)
 
 
-def residual(shape: torch.Size) -> Residual | None:
+def residual(shape: tuple[int, ...]) -> Residual | None:
     """The one under way for an update of this shape; None: it is wanted as a tensor."""
     out = UNDER_WAY.get()
     return out if out and not out.taken and out.target.shape == shape else None

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldfit.ops import triton_layer_norm
+from foldfit.ops import triton_layer_norm, triton_output
+from foldfit.ops.onto import residual
 from foldfit.ops.triton_attention import attention_forward, check, leading_keys
 from foldfit.ops.triton_attention_backward import differentiate
 from foldfit.ops.triton_attention_gate import open_gate
@@ -41,9 +42,13 @@ def attend(
 
 
 def output(o: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    """o [r, n, h, d], w [h, d, c] -> [r, n, c]."""
-    (r, n), flat, w = o.shape[:2], o.flatten(0, 1).flatten(1), w.flatten(0, 1)
-    return (flat @ w if b is None else torch.addmm(b, flat, w)).view(r, n, w.shape[1])
+    """o [r, n, h, d], w [h, d, c] -> the update [r, n, c], or the target that it was added to."""
+    (r, n), c = o.shape[:2], w.shape[2]
+    end = residual((r, n, c))
+    if end and triton_output.fits(o, c):
+        return triton_output.output(o, w, b, end)
+    flat, w = o.flatten(0, 1).flatten(1), w.flatten(0, 1)
+    return (flat @ w if b is None else torch.addmm(b, flat, w)).view(r, n, c)
 
 
 class AttentionUpdate(torch.autograd.Function):

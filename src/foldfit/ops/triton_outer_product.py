@@ -19,6 +19,7 @@ from torch import Tensor
 
 from foldfit.ops.grids import cdiv
 from foldfit.ops.triton_attention import dot, padded_dim, precision_of
+from foldfit.ops.triton_residual import landing, put
 from foldfit.ops.unread import is_unread
 
 WIDEST = 128
@@ -83,11 +84,12 @@ def products(
 
 @triton.jit
 def forward_kernel(
-    a, b, w, w_b, scale, out, r, rows, n, o, p, z,
+    a, b, w, w_b, scale, r, rows, n, o, p, z,
+    target, source, factors, target_r, target_n, source_r, source_n, factors_r, factors_n,
     X: tl.constexpr, Y: tl.constexpr, U: tl.constexpr, V: tl.constexpr, K: tl.constexpr, Z: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """out [r, R, z]."""
+    """target [r, R, z], as `put` has it."""
     tiles = tl.cdiv(rows, Y)
     i = tl.program_id(0) // tiles * X
     j = tl.program_id(0) % tiles * Y
@@ -113,7 +115,11 @@ def forward_kernel(
     at = at_i.to(tl.int64) * rows + at_j
     y += tl.load(w_b + width, mask=width < z, other=0.0).to(tl.float32)[None, :]
     y *= tl.load(scale + at, mask=real, other=0.0).to(tl.float32)[:, None]
-    tl.store(out + at[:, None] * z + width[None, :], y.to(out.dtype.element_ty), mask=real[:, None] & (width < z)[None, :])
+    inside = real[:, None] & (width < z)[None, :]
+    put(
+        y, at_i.to(tl.int64), at_j.to(tl.int64), width, inside,
+        target, source, factors, target_r, target_n, source_r, source_n, factors_r, factors_n,
+    )  # fmt: skip
 
 
 def aligned(x: Tensor) -> Tensor:
@@ -127,9 +133,9 @@ def forward(a: Tensor, b: Tensor, w: Tensor, w_b: Tensor, scale: Tensor) -> Tens
     (r, _, n), rows, (o, p, z) = a.shape, len(b), w.shape
     if z > WIDEST:
         raise NotImplementedError(f"an outer product mean into at most {WIDEST} channels. Got {z}.")
-    out, tile = a.new_empty(r, rows, z), tile_of(n, a.dtype)
+    (out, place), tile = landing(a, r, rows, z), tile_of(n, a.dtype)
     forward_kernel[(tile.programs(r, rows),)](
-        a, b, w, w_b, scale, out, r, rows, n, o, p, z, Z=padded_dim(z), PRECISION=precision_of(a.dtype), **tile.options
+        a, b, w, w_b, scale, r, rows, n, o, p, z, *place, Z=padded_dim(z), PRECISION=precision_of(a.dtype), **tile.options
     )
     return out
 
