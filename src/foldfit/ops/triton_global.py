@@ -13,6 +13,7 @@ from torch import Tensor
 from foldfit.ops.grids import cdiv, power_of_2
 from foldfit.ops.triton_attention import dot, precision_of
 from foldfit.ops.triton_gated_linear import padded
+from foldfit.ops.triton_residual import landing, put
 from foldfit.ops.triton_transition import norm_rows
 
 WIDEST = 128
@@ -97,10 +98,11 @@ def attend_kernel(
 
 @triton.jit
 def gate_kernel(
-    x, scale, offset, gating_w, gating_b, output_w, output_b, o, out, n, c, e,
+    x, scale, offset, gating_w, gating_b, output_w, output_b, o, n, c, e,
+    target, source, factors, target_r, target_n, source_r, source_n, factors_r, factors_n,
     T: tl.constexpr, C: tl.constexpr, E: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """out [r, n, c] = (sigmoid(y gating_w + gating_b) * o) output_w + output_b, o [r, e]."""
+    """target [r, n, c], as `put` has it, of the update (sigmoid(y gating_w + gating_b) * o) output_w + output_b, o [r, e]."""
     tiles = tl.cdiv(n, T)
     row = (tl.program_id(0) // tiles).to(tl.int64)
     token = tl.program_id(0) % tiles * T + tl.arange(0, T)
@@ -113,8 +115,11 @@ def gate_kernel(
     b_w = tl.load(output_w + at_w, mask=(width < e)[:, None] & (channel < c)[None, :], other=0.0)
     update = dot(gated.to(b_y.dtype), b_w, None, PRECISION)
     update += tl.load(output_b + channel, mask=channel < c, other=0.0).to(tl.float32)[None, :]
-    at = (row * n + token)[:, None] * c + channel[None, :]
-    tl.store(out + at, update.to(out.dtype.element_ty), mask=(token < n)[:, None] & (channel < c)[None, :])
+    inside = (token < n)[:, None] & (channel < c)[None, :]
+    put(
+        update, row, token.to(tl.int64), channel, inside,
+        target, source, factors, target_r, target_n, source_r, source_n, factors_r, factors_n,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -147,7 +152,7 @@ def forward(
     x: Tensor, scale: Tensor, offset: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor, gating_b: Tensor,
     output_w: Tensor, output_b: Tensor, mask: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """The update, and what a backward needs of each row: means, counts, keys, values, o, lse."""
+    """The update, or the target that it was added to, and what a backward needs of each row: means, counts, keys, values, o, lse."""
     check(x, query_w)
     (r, n, c), (_, h, d) = x.shape, query_w.shape
     x, precision = x.contiguous(), precision_of(x.dtype)
@@ -158,10 +163,10 @@ def forward(
         x, scale, offset, query_w, key_w, value_w, mask, means, counts, keys, values, o, lse, n, c, h, d, *mask.stride(),
         C=padded(c), H=padded(h), D=power_of_2(d), PRECISION=precision, **tiling("attend", x.dtype),
     )  # fmt: skip
-    out = torch.empty_like(x)
+    out, place = landing(x, r, n, c)
     tile = tiling("gate", x.dtype)
     gate_kernel[(r * cdiv(n, tile["T"]),)](
-        x, scale, offset, gating_w, gating_b, output_w, output_b, o, out, n, c, h * d,
+        x, scale, offset, gating_w, gating_b, output_w, output_b, o, n, c, h * d, *place,
         C=padded(c), E=padded(h * d), PRECISION=precision, **tile,
     )  # fmt: skip
     return out, means, counts, keys, values, o, lse

@@ -15,7 +15,7 @@ from foldfit.ops.triton_residual import placed, put
 
 WIDEST = 256
 """Channels, and heads times head dim: a program keeps its part of the weights on the chip."""
-BEST = Tile(64, 128, 4, stages=3, programs=2 * PROGRAMS)
+BEST = Tile(64, 128, 4, stages=2, programs=2 * PROGRAMS)
 
 
 @triton.jit

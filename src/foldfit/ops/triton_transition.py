@@ -52,11 +52,16 @@ def transition_kernel(
     x, scale, offset, gate_w, up_w, up_b, down_w, down_b, out, source, tokens, c, u,
     T: tl.constexpr, C: tl.constexpr, U: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """out [N, c], with `source` or alone. GATED: SwiGLU, which has no biases; otherwise ReLU, which has no gate_w."""
+    """out [N, c], the update with `source` or alone. GATED: SwiGLU, which has no biases; otherwise ReLU, which has no gate_w."""
     token = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
     channel = tl.arange(0, C)
+    inside = (token < tokens)[:, None] & (channel < c)[None, :]
+    at = token[:, None] * c + channel[None, :]
     y = norm_rows(x, scale, offset, token, tokens, c, C)
-    update = tl.zeros([T, C], tl.float32)
+    if source is None:
+        update = tl.zeros([T, C], tl.float32)
+    else:  # perhaps x itself, and out: of these rows, which no other program touches
+        update = tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
     for start in tl.range(0, u, U, num_stages=STAGES):
         hidden = start + tl.arange(0, U)
         # [T, U]
@@ -69,10 +74,6 @@ def transition_kernel(
         update = dot(h.to(y.dtype), down_block(down_w, hidden, c, u, C), update, PRECISION)
     if not GATED:
         update += tl.load(down_b + channel, mask=channel < c, other=0.0).to(tl.float32)[None, :]
-    inside = (token < tokens)[:, None] & (channel < c)[None, :]
-    at = token[:, None] * c + channel[None, :]
-    if source is not None:  # perhaps x itself, and out: of these rows, which nobody else reads
-        update += tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + at, update.to(out.dtype.element_ty), mask=inside)
 
 

@@ -9,6 +9,7 @@ are written by hand; the contract test (tests/cost/test_contract.py) holds all o
 import argparse
 import sys
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_iter
 
 from foldfit.model import SUB_MODULES, SubModule
 from foldfit.ops import KERNELS
+from foldfit.ops.onto import onto
 from foldfit.runtime.meter import TensorMeter
 from foldfit.stacks import SubModuleSpec
 from foldfit.stacks.attention import attention, global_attention, single_attention
@@ -132,9 +134,12 @@ def calls_of(spec: SubModuleSpec, module: SubModule, kernel: str, sizes: dict[st
 
 def print_phase(phase: str, module: SubModule, call: Any, inputs: list[Tensor], masks: int, sizes: dict[str, int]) -> None:
     kind = module.spec.kind
-    tracer = Tracer(sizes)
-    with torch.no_grad(), tracer:
-        call(inputs)
+    with torch.no_grad():
+        (target, *_) = call(inputs)
+        end: AbstractContextManager[object] = onto(target, target, None) if phase == "update" else nullcontext()
+        tracer = Tracer(sizes)
+        with end, tracer:
+            call(inputs)
     print(f"{phase.upper()} = Phase(\n    matmuls=(),\n    moves={expression(kind, tracer.moves)!r},\n    calls={tracer.calls},")
     forward = largest(tracer.moments)
     leaves = [x.clone().requires_grad_(i < len(inputs) - masks) for i, x in enumerate(inputs)]

@@ -38,7 +38,7 @@ OUTER_UPDATE = Phase(
         "r n o + f32 R n + f32 r R + f32 r n",
         "r n o + f32 4 r R + z",
         "r n o + f32 2 r R + r R + z",
-        "r R z + r n o + f32 r R + r R + z + r w o + R w p",
+        "r n o + f32 r R + r R + z + r w o + R w p",
     ),
     record=(
         "r n o + f32 R n + f32 r R + f32 r n + r n",
