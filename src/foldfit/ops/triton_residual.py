@@ -87,7 +87,7 @@ def placed(target: Tensor, source: Tensor | None, factors: Tensor | None) -> tup
 
 
 def landing(x: Tensor, *shape: int) -> tuple[Tensor, tuple[Tensor | int | None, ...]]:
-    """Of an op's result [r, n, c] and of x's type: the target of the residual under way or, if there is none, a new tensor; and `placed`."""
+    """Of an op's result [r, n, c] of x's type: the target of the residual under way or, where there is none, a new tensor; and `placed`."""
     end = residual(shape)
     target, source, factors = end.take() if end else (x.new_empty(shape), None, None)
     return target, placed(target, source, factors)
