@@ -170,7 +170,7 @@ def gated_linear(
 ) -> Tensor:
     """With y = norm(x), x [r, n, c], mask [r, n], w, gate_w [c, u]: mask * (y w + b) * sigmoid(y gate_w + gate_b), as [r, u, n].
 
-    Biases both or neither. Raises NotImplementedError for more than 256 channels.
+    Biases both or neither. Raises NotImplementedError for more than 256 channels, and where those of x do not lie side by side.
     """
     given = norm_scale, norm_offset, w, gate_w, b, gate_b
     if torch.is_grad_enabled():

@@ -188,7 +188,7 @@ def triangle_update(
     """a [r, u, n], b [R, u, n], x [r, R, c], norm_scale, norm_offset [c], center_scale, center_offset [u], w [u, c], gate_w [c, c] ->
     (center(sum over n of a b) w + w_b) * sigmoid(norm(x) gate_w + gate_b), [r, R, c]. Biases both or neither.
 
-    Raises NotImplementedError for more than 256 channels.
+    Raises NotImplementedError for more than 256 channels, and where those of x do not lie side by side.
     """
     given = norm_scale, norm_offset, center_scale, center_offset, w, w_b, gate_w, gate_b
     if torch.is_grad_enabled():
