@@ -15,7 +15,6 @@ from foldfit.ops.unread import unread
 from foldfit.runtime.parameters import Gradients, leaves_of
 from foldfit.runtime.ring import travel
 from foldfit.runtime.rows import leaf, view
-from foldfit.stacks import SubModuleSpec
 
 if TYPE_CHECKING:
     from foldfit.runtime.apply import Call, State
@@ -29,8 +28,13 @@ def row_slices(call: "Call", length: int) -> Iterator[tuple[int, int]]:
         yield min(start, length), min(start + call.choice.rows, length)
 
 
-def columns(spec: SubModuleSpec, x: Tensors, start: int, stop: int) -> Tensors:
-    return tuple(leaf(part[:, start:stop].contiguous()) for part in x) if spec.reads == (spec.writes,) else ()
+def columns(call: "Call", x: Tensors, start: int, stop: int) -> Tensors:
+    """Of the rows x, where `finish` reads them; as `Call.rows`, a view or a copy."""
+    spec = call.module.spec
+    if spec.reads != (spec.writes,):
+        return ()
+    parts = (part[:, start:stop] for part in x)
+    return tuple(leaf(part if spec.strided(call.choice.kernel, "update") else part.contiguous()) for part in parts)
 
 
 def at(x: Tensor, axis: int, rows: tuple[int, int], start: int, stop: int) -> Tensor:
@@ -55,7 +59,7 @@ def forward(call: "Call", module: SubModule, own: Tensors, state: "State", targe
 
         def visit(start: int, stop: int, shared: Tensors, rows=rows, x=x, prepared=prepared) -> Tensors:
             if prepared and start < stop:
-                u = module.finish(columns(spec, x, start, stop), prepared, shared, ops)
+                u = module.finish(columns(call, x, start, stop), prepared, shared, ops)
                 new, old = (at(tensor[sample], spec.writes[1], rows, start, stop) for tensor in (target, before))
                 ops.add(new, old, u, drop_at(call, rows, start, stop))
             return ()
@@ -108,7 +112,7 @@ class Backward:
         if not self.prepared or start == stop:
             return tuple(torch.zeros_like(s) for s in shared[:n])
         with torch.enable_grad():
-            x = columns(self.spec, self.x, start, stop)
+            x = columns(self.call, self.x, start, stop)
             shared = tuple(s.detach().requires_grad_(i < n) for i, s in enumerate(shared))
             with unread():
                 edge = get_gradient_edge(self.module.finish(x, self.prepared, shared, self.ops))
