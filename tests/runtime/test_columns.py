@@ -6,10 +6,15 @@ from functools import cache
 import pytest
 import torch
 
+from foldfit.cost.memory import Setting
+from foldfit.cost.pieces import piece_bytes
+from foldfit.cost.sizes import shapes_of
 from foldfit.plans import Choice
+from foldfit.problem import Problem, Stack
 from foldfit.profile.kernel_check import Case, given
 from foldfit.runtime import apply
 from foldfit.runtime.apply import Call
+from foldfit.runtime.meter import TensorMeter
 from foldfit.runtime.parameters import Gradients
 from foldfit.runtime.ranks import Ranks
 from foldfit.stacks.pair import triangle_multiplication
@@ -57,3 +62,18 @@ def test_a_triangle_multiplication_by_rows_and_by_columns(axis, rows, share_rows
     got = results(axis, Choice("triton", rows, share_rows, recompute, piece_rows=pieces))
     for ours, theirs in zip(got, expected(axis), strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+@pytest.mark.parametrize("wider", [1, 2])
+def test_pieces_keep_what_is_prepared(wider):
+    """However wide the product is beside the pair."""
+    problem = Problem(stacks=(Stack("evoformer", 1, 1, {"c_z": 16, "c_hidden_mul": 16 * wider}),), n_res=12, memory=1)
+    spec, shapes = shapes_of(problem, problem.stacks[0])
+    sub = next(s for s in spec.sub_modules if s.name == "triangle_multiplication_outgoing")
+    module, state, masks, _ = given(Case(sub, "triton", "fp32", {"z": (12, 12)}, {"z": 16}), DEVICE)
+    choice = Choice("triton", 12, 12, piece_rows=6)
+    call = Call(module, choice, masks, ranks=RingOfOne(), total=12)
+    promised = piece_bytes(sub, sub.kernels["triton"]["cuda"], choice, Setting(shapes, 4, 1, False, False)).forward
+    with TensorMeter() as meter:
+        apply.forward(call, state, state["z"])
+    assert 0.8 * promised <= meter.peak <= promised
