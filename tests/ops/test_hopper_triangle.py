@@ -13,7 +13,7 @@ from foldfit.ops import hopper_triangle
 from foldfit.ops import reference as ref
 from foldfit.ops import triton_gated_linear as tg
 from foldfit.ops import triton_triangle as tt
-from tests.ops.test_triton_triangle import agree, inputs_of
+from tests.ops.test_triton_triangle import agree, columns, gradients, inputs_of
 
 SHARED = 233472  # bytes of a multiprocessor's programs, a KiB of each the system's
 on_hopper = pytest.mark.skipif(
@@ -36,6 +36,8 @@ def test_fits_nothing_else():
     x, o = torch.zeros(2, 16, 128, dtype=torch.bfloat16), torch.zeros(128, 2, 16, dtype=torch.bfloat16)
     assert hopper_triangle.fits(x, o)
     assert hopper_triangle.fits(x, o.transpose(0, 1).contiguous().transpose(0, 1))
+    assert hopper_triangle.fits(torch.zeros(16, 5, 128, dtype=torch.bfloat16)[:, 1:3].transpose(0, 1), o)
+    assert not hopper_triangle.fits(torch.zeros(2, 16, 132, dtype=torch.bfloat16)[..., :128], o)
     assert not hopper_triangle.fits(x.float(), o.float())
     assert not hopper_triangle.fits(x[..., :64].contiguous(), o)
     assert not hopper_triangle.fits(x, o[:64])
@@ -57,3 +59,9 @@ def test_numbers(r, n, has_b):
     gated = {"x": given["x"], "norm_scale": given["norm_scale"], "norm_offset": given["norm_offset"], "mask": mask, "w": given["w"],
              "gate_w": given["gate_w"], "b": given["w_b"], "gate_b": given["gate_b"]}  # fmt: skip
     agree(tg.gated_linear, ref.gated_linear, gated, "bf16", (r, 128, n))
+    for function, x, shape in ((tt.triangle_update, given, (r, n, 128)), (tg.gated_linear, gated, (r, 128, n))):
+        turned = x | {name: columns(x[name]) for name in ("x", "mask") if name in x}
+        assert hopper_triangle.fits(turned["x"])
+        cotangent = torch.randn(*shape, device="cuda")
+        here, there = (gradients(function, each, torch.bfloat16, shape, cotangent) for each in (x, turned))
+        assert all(torch.equal(value, there[name]) for name, value in here.items())

@@ -116,3 +116,9 @@ def test_unread_updates_have_their_gradients():
         out = results(KERNELS["triton"].attention, leaves, [mask], torch.float32, cotangent)
     assert out[0].isnan().all()
     assert all(torch.equal(x, y) for x, y in zip(read[1:], out[1:], strict=True))
+
+
+def test_a_bias_of_channels_apart_is_refused():
+    x = random(2, 8, 3).mT
+    with pytest.raises(NotImplementedError, match="side by side"), torch.no_grad():
+        KERNELS["triton"].pair_bias(x, random(8), random(8), random(8, 2))

@@ -37,6 +37,16 @@ def gradients(function, given, dtype, shape, cotangent):
     return {"out": out, **dict(zip(names, torch.autograd.grad(out, [leaves[k] for k in names], cotangent.to(dtype)), strict=True))}
 
 
+def gated_inputs_of(r: int, n: int, c: int, u: int, has_b: bool, dtype: torch.dtype) -> dict[str, torch.Tensor | None]:
+    x = inputs_of(r, n, c, u, has_b, dtype)
+    w = x["w"].t().contiguous()
+    return {
+        "x": x["x"], "norm_scale": x["norm_scale"], "norm_offset": x["norm_offset"],
+        "mask": (torch.arange(r * n, device=DEVICE).view(r, n) % 5 != 1).to(dtype), "w": w, "gate_w": 0.5 * w,
+        "b": x["offset"] if has_b else None, "gate_b": x["scale"] if has_b else None,
+    }  # fmt: skip
+
+
 def agree(ours, theirs, given, precision, shape):
     cotangent = torch.randn(*shape, device=DEVICE).to(DTYPES[precision])
     got = gradients(ours, given, DTYPES[precision], shape, cotangent)
@@ -79,13 +89,31 @@ def test_what_nobody_reads_is_not_computed(monkeypatch):
 @pytest.mark.parametrize("has_b", [True, False])
 @pytest.mark.parametrize(("r", "n", "c", "u"), SIZES)
 def test_gated_linear(r, n, c, u, has_b, precision):
-    x = inputs_of(r, n, c, u, has_b, DTYPES[precision])
-    mask = (torch.arange(r * n, device=DEVICE).view(r, n) % 5 != 1).to(DTYPES[precision])
-    gate_b = None if x["gate_b"] is None else x["scale"]
-    given = {"x": x["x"], "norm_scale": x["norm_scale"], "norm_offset": x["norm_offset"], "mask": mask,
-             "w": x["w"].t().contiguous(), "gate_w": 0.5 * x["w"].t().contiguous(),
-             "b": None if gate_b is None else x["offset"], "gate_b": gate_b}  # fmt: skip
-    agree(tg.gated_linear, ref.gated_linear, given, precision, (r, u, n))
+    agree(tg.gated_linear, ref.gated_linear, gated_inputs_of(r, n, c, u, has_b, DTYPES[precision]), precision, (r, u, n))
+
+
+def columns(x: torch.Tensor) -> torch.Tensor:
+    """The same as columns of a larger tensor, between others."""
+    r, n, *c = x.shape
+    larger = torch.full((n, r + 3, *c), torch.nan, device=x.device, dtype=x.dtype)
+    larger[:, 2 : 2 + r] = x.transpose(0, 1)
+    return larger[:, 2 : 2 + r].transpose(0, 1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("function", [tg.gated_linear, tt.triangle_update])
+def test_rows_may_be_columns(function, precision):
+    """Rows, and their mask, are read where they lie, and give the same to the bit; all that is made is contiguous."""
+    (r, n, c, u), dtype = (3, 17, 24, 40), DTYPES[precision]
+    made, shape = (gated_inputs_of, (r, u, n)) if function is tg.gated_linear else (inputs_of, (r, n, c))
+    given, cotangent = made(r, n, c, u, True, dtype), torch.randn(*shape, device=DEVICE)
+    turned = given | {name: columns(given[name]) for name in ("x", "mask") if name in given}
+    assert not any(turned[name].is_contiguous() for name in ("x", "mask") if name in given)
+    here, there = (gradients(function, x, dtype, shape, cotangent) for x in (given, turned))
+    assert all(torch.equal(x, there[name]) for name, x in here.items())
+    assert there["x"].is_contiguous()
+    with torch.no_grad():
+        assert torch.equal(function(*turned.values()), here["out"])
 
 
 def test_the_gradient_may_be_a_view():
@@ -100,6 +128,8 @@ def test_the_gradient_may_be_a_view():
     assert torch.equal(plain, strided)
 
 
-def test_too_wide_is_refused():
+def test_what_kernels_cannot_do_is_refused():
+    with pytest.raises(NotImplementedError, match="side by side"):
+        tg.gated_linear(torch.randn(1, 8, 4).mT, torch.ones(8), torch.zeros(8), torch.ones(1, 4), *torch.randn(2, 8, 8), None, None)
     with pytest.raises(NotImplementedError, match="at most 256"):
         tg.gated_linear(torch.randn(1, 4, 300), torch.ones(300), torch.zeros(300), torch.ones(1, 4), *torch.randn(2, 300, 8), None, None)

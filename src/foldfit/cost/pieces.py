@@ -23,8 +23,8 @@ class PieceSlices(Slices):
         return nbytes(expression, of_piece(sizes_of(self.spec, self.axes[0], s.shapes, rows), self.piece), s.itemsize, s.align)
 
     def columns(self) -> int:
-        """The copy of a slice's columns."""
-        return self.bytes("r R c", self.rows) if self.spec.reads == (self.spec.writes,) else 0
+        """The copy of a slice's columns, where the kernel wants one."""
+        return self.bytes("r R c", self.rows) if self.spec.reads == (self.spec.writes,) and not self.phase.strided else 0
 
 
 def shared_rows(spec: SubModuleSpec, setting: Setting, rows: int) -> tuple[int, int]:

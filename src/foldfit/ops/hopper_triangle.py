@@ -123,7 +123,7 @@ def project(w_s, gate_s, hat, gate_hat, Z: gl.constexpr):
 def kept_of(mask, row, start, n, mask_r, mask_n, T: gl.constexpr, Z: gl.constexpr):
     """[T] of mask [r, n]."""
     token = start + gl.arange(0, T, gl.SliceLayout(0, Z))
-    return gl.load(mask + row.to(gl.int64) * mask_r + token * mask_n, mask=token < n, other=0.0)
+    return gl.load(mask + row.to(gl.int64) * mask_r + token.to(gl.int64) * mask_n, mask=token < n, other=0.0)
 
 
 @gluon.jit

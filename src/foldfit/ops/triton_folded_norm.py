@@ -18,7 +18,7 @@ from torch import Tensor
 
 from foldfit.ops.grids import cdiv, power_of_2
 from foldfit.ops.triton_attention import INTERPRETED, dot
-from foldfit.ops.triton_layer_norm import EPSILON
+from foldfit.ops.triton_layer_norm import EPSILON, starts
 
 WIDEST = 256
 """Channels that a program holds at once."""
@@ -130,10 +130,10 @@ def normalised(x, c: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
-def hats(x, token, tokens, c: tl.constexpr, C: tl.constexpr):
-    """Tokens of x [N, c] -> hat [T, C] in fp32, 1 / deviation [T]."""
+def hats(x, token, tokens, n, x_r, x_n, c: tl.constexpr, C: tl.constexpr):
+    """Tokens of x [r, n, c] -> hat [T, C] in fp32, 1 / deviation [T]."""
     channel = tl.arange(0, C)
-    at = token.to(tl.int64)[:, None] * c + channel[None, :]
+    at = starts(token, n, x_r, x_n)[:, None] + channel[None, :]
     return normalised(tl.load(x + at, mask=(token < tokens)[:, None] & (channel < c)[None, :], other=0.0).to(tl.float32), c, C)
 
 
@@ -228,6 +228,8 @@ class Projections:
 
     def check(self, x: Tensor) -> None:
         """Raises NotImplementedError for what kernels cannot do with x [r, n, c]."""
+        if x.stride(2) != 1:
+            raise NotImplementedError(f"gated projections of channels that lie {x.stride(2)} apart. They must lie side by side.")
         widest = max(*self.w.shape, *self.gate_w.shape)
         if widest > WIDEST:
             raise NotImplementedError(f"gated projections of at most {WIDEST} channels. Got {widest}.")

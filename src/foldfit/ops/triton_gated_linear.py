@@ -29,6 +29,7 @@ from foldfit.ops.triton_folded_norm import (
     store_parts,
     tile_of,
 )
+from foldfit.ops.triton_layer_norm import starts
 
 BEST = Tile(64, 128, 8, programs=2 * PROGRAMS, registers=128)
 BEST_BACKWARD = Tile(32, 128, 8)
@@ -38,13 +39,12 @@ BEST_BACKWARD = Tile(32, 128, 8)
 @triton.jit
 def kept(mask, token, tokens, n, mask_r, mask_n):
     """[T] of mask [r, n] in fp32."""
-    at = (token // n).to(tl.int64) * mask_r + token % n * mask_n
-    return tl.load(mask + at, mask=token < tokens, other=0.0).to(tl.float32)
+    return tl.load(mask + starts(token, n, mask_r, mask_n), mask=token < tokens, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def gated_kernel(
-    x, mask, f, bias, out, tokens, n, first, mask_r, mask_n, c: tl.constexpr, u: tl.constexpr,
+    x, mask, f, bias, out, tokens, n, first, x_r, x_n, mask_r, mask_n, c: tl.constexpr, u: tl.constexpr,
     T: tl.constexpr, C: tl.constexpr, B: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """out [u, N], columns from `first` on. A program reads its weights once and goes from tile to tile."""
@@ -53,7 +53,7 @@ def gated_kernel(
     gate_w = square(f + c * u, first, c, u, C, B)
     for tile in tl.range(tl.program_id(0), tl.cdiv(tokens, T), tl.num_programs(0), num_stages=STAGES):
         token = tile * T + tl.arange(0, T)
-        hat, _ = hats(x, token, tokens, c, C)
+        hat, _ = hats(x, token, tokens, n, x_r, x_n, c, C)
         hat = hat.to(w.dtype)
         # [T, B]
         linear = project(hat, w, bias, first, u, B, PRECISION)
@@ -65,7 +65,7 @@ def gated_kernel(
 
 @triton.jit
 def gated_backward_kernel(
-    d_out, x, mask, f, bias, d_x, parts, tokens, n, first, d_r, d_u, mask_r, mask_n, c: tl.constexpr, u: tl.constexpr,
+    d_out, x, mask, f, bias, d_x, parts, tokens, n, first, x_r, x_n, d_r, d_u, mask_r, mask_n, c: tl.constexpr, u: tl.constexpr,
     T: tl.constexpr, C: tl.constexpr, B: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """What columns from `first` on contribute to d_x [N, c], and their parts [programs, 2, c + 1, u] (triton_folded_norm.py)."""
@@ -79,7 +79,7 @@ def gated_backward_kernel(
     of_gate_b = tl.zeros([B], tl.float32)
     for tile in tl.range(tl.program_id(0), tl.cdiv(tokens, T), tl.num_programs(0), num_stages=STAGES):
         token = tile * T + tl.arange(0, T)
-        hat, inverse = hats(x, token, tokens, c, C)
+        hat, inverse = hats(x, token, tokens, n, x_r, x_n, c, C)
         half = hat.to(w.dtype)
         # [T, B]
         linear = project(half, w, bias, first, u, B, PRECISION)
@@ -108,8 +108,7 @@ def forward(x: Tensor, mask: Tensor, projections: Projections) -> Tensor:
     """[r, u, n] that lies in memory as [u, r, n], the fastest for the product."""
     projections.check(x)
     (r, n, c), u = x.shape, projections.w.shape[1]
-    x, out = x.contiguous(), x.new_empty(u, r, n)
-    f, bias = projections.fold()
+    out, (f, bias) = x.new_empty(u, r, n), projections.fold()
     if on_hopper(x):
         from foldfit.ops import hopper_triangle
 
@@ -119,7 +118,7 @@ def forward(x: Tensor, mask: Tensor, projections: Projections) -> Tensor:
     tile = tile_of(c, u, x.dtype, BEST)
     for first in range(0, u, tile.columns):
         gated_kernel[tile.grid(r * n)](
-            x, mask, f, bias, out, r * n, n, first, *mask.stride(), c, u,
+            x, mask, f, bias, out, r * n, n, first, *x.stride()[:2], *mask.stride(), c, u,
             C=padded(c), PRECISION=precision_of(x.dtype), **tile.options,
         )  # fmt: skip
     return out.transpose(0, 1)
@@ -130,8 +129,8 @@ def backward(d_out: Tensor, x: Tensor, mask: Tensor, projections: Projections) -
     (r, n, c), u = x.shape, projections.w.shape[1]
     if d_out.stride(2) != 1:
         d_out = d_out.contiguous()
-    x, (f, bias), parts = x.contiguous(), projections.fold(), projections.parts(r * n)
-    d_x = torch.empty_like(x)
+    (f, bias), parts = projections.fold(), projections.parts(r * n)
+    d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     if on_hopper(x):
         from foldfit.ops import hopper_triangle_backward
 
@@ -141,7 +140,7 @@ def backward(d_out: Tensor, x: Tensor, mask: Tensor, projections: Projections) -
     tile = backward_tile_of(c, u, x.dtype, BEST_BACKWARD)
     for first in range(0, u, tile.columns):
         gated_backward_kernel[(len(parts),)](
-            d_out, x, mask, f, bias, d_x, parts, r * n, n, first, *d_out.stride()[:2], *mask.stride(), c, u,
+            d_out, x, mask, f, bias, d_x, parts, r * n, n, first, *x.stride()[:2], *d_out.stride()[:2], *mask.stride(), c, u,
             C=padded(c), ADD=first > 0, PRECISION=precision_of(x.dtype), **tile.options,
         )  # fmt: skip
     return d_x, projections.reduce(parts)
@@ -171,7 +170,7 @@ def gated_linear(
 ) -> Tensor:
     """With y = norm(x), x [r, n, c], mask [r, n], w, gate_w [c, u]: mask * (y w + b) * sigmoid(y gate_w + gate_b), as [r, u, n].
 
-    Biases both or neither. Raises NotImplementedError for more than 256 channels.
+    Biases both or neither. Raises NotImplementedError for more than 256 channels, and where those of x do not lie side by side.
     """
     given = norm_scale, norm_offset, w, gate_w, b, gate_b
     if torch.is_grad_enabled():

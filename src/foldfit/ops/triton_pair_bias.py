@@ -15,7 +15,7 @@ from torch import Tensor
 
 from foldfit.ops.grids import cdiv, power_of_2
 from foldfit.ops.triton_attention import dot, padded_dim, precision_of
-from foldfit.ops.triton_layer_norm import in_place, normalised, starts
+from foldfit.ops.triton_layer_norm import normalised, starts
 
 WIDEST = 512
 """Channels that a program holds at once."""
@@ -126,7 +126,8 @@ def forward(x: Tensor, scale: Tensor, offset: Tensor, w: Tensor) -> Tensor:
         raise NotImplementedError(f"a bias from at most {WIDEST} channels. Got {c}.")
     if r * n >= 2**31:
         raise NotImplementedError(f"{list(x.shape)} is more than a kernel counts. Use fewer rows.")
-    x = in_place(x)
+    if x.stride(2) != 1:
+        raise NotImplementedError(f"a bias of channels that lie {x.stride(2)} apart. They must lie side by side.")
     bias, tile = x.new_empty(r, h, n), tile_of(c, h, x.dtype, 64, 4)
     forward_kernel[(cdiv(r * n, tile["T"]),)](x, scale, offset, w, bias, r * n, n, c, h, *x.stride()[:2], **tile)
     return bias
@@ -148,7 +149,6 @@ class PairBias(torch.autograd.Function):
         parts = torch.empty(programs, c + 1, h, dtype=torch.float32, device=x.device)
         d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         tile = tile_of(c, h, x.dtype, 64, 4)
-        x = in_place(x)
         backward_kernel[(programs,)](d_bias, x, scale, w, d_x, parts, r * n, n, c, h, *x.stride()[:2], *d_bias.stride(), **tile)
         d_scale, d_offset, d_w = torch.empty_like(scale), torch.empty_like(offset), torch.empty_like(w)
         parameters_kernel[(c,)](parts, scale, offset, w, d_scale, d_offset, d_w, programs, c, h, H=tile["H"], B=PARTS, num_warps=1)
@@ -158,7 +158,7 @@ class PairBias(torch.autograd.Function):
 def pair_bias(x: Tensor, scale: Tensor, offset: Tensor, w: Tensor) -> Tensor:
     """norm(x) w of x [r, n, c], the norm's scale and offset [c], w [c, h], as [r, h, n].
 
-    Raises NotImplementedError for more than 512 channels.
+    Raises NotImplementedError for more than 512 channels, or those that do not lie side by side.
     """
     if torch.is_grad_enabled():
         return PairBias.apply(x, scale, offset, w)  # type: ignore[no-any-return]

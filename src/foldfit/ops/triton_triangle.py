@@ -48,7 +48,7 @@ def column_hats(o, token, tokens, u: tl.constexpr, U: tl.constexpr):
 
 @triton.jit
 def epilogue_kernel(
-    o, x, f, bias, out, tokens, first, c: tl.constexpr, u: tl.constexpr,
+    o, x, f, bias, out, tokens, n, first, x_r, x_n, c: tl.constexpr, u: tl.constexpr,
     T: tl.constexpr, C: tl.constexpr, U: tl.constexpr, B: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """out [N, c], columns from `first` on. A program reads its weights once and goes from tile to tile."""
@@ -57,7 +57,7 @@ def epilogue_kernel(
     gate_w = square(f + u * c, first, c, c, C, B)
     for tile in tl.range(tl.program_id(0), tl.cdiv(tokens, T), tl.num_programs(0), num_stages=STAGES):
         token = tile * T + tl.arange(0, T)
-        hat, _ = hats(x, token, tokens, c, C)
+        hat, _ = hats(x, token, tokens, n, x_r, x_n, c, C)
         # [T, B]
         gate = sigmoid(project(hat.to(w.dtype), gate_w, bias + c, first, c, B, PRECISION), w.dtype)
         hat, _ = column_hats(o, token, tokens, u, U)
@@ -68,7 +68,7 @@ def epilogue_kernel(
 
 @triton.jit
 def epilogue_backward_kernel(
-    d_out, o, x, f, bias, d_o, d_x, parts, tokens, first, c: tl.constexpr, u: tl.constexpr,
+    d_out, o, x, f, bias, d_o, d_x, parts, tokens, n, first, x_r, x_n, c: tl.constexpr, u: tl.constexpr,
     T: tl.constexpr, C: tl.constexpr, U: tl.constexpr, B: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """What columns from `first` on contribute to d_o [u, N] and d_x [N, c], and their parts [programs, u + 1 + c + 1, c]."""
@@ -83,7 +83,7 @@ def epilogue_backward_kernel(
     of_gate_b = tl.zeros([B], tl.float32)
     for tile in tl.range(tl.program_id(0), tl.cdiv(tokens, T), tl.num_programs(0), num_stages=STAGES):
         token = tile * T + tl.arange(0, T)
-        x_hat, x_inverse = hats(x, token, tokens, c, C)
+        x_hat, x_inverse = hats(x, token, tokens, n, x_r, x_n, c, C)
         half_x = x_hat.to(w.dtype)
         # [T, B]
         gate = sigmoid(project(half_x, gate_w, bias + c, first, c, B, PRECISION), w.dtype)
@@ -118,8 +118,7 @@ def epilogue(o: Tensor, x: Tensor, projections: Projections) -> Tensor:
     """o [u, r, n], x [r, n, c] -> [r, n, c]."""
     projections.check(x)
     (r, n, c), u = x.shape, len(o)
-    x, (f, bias) = x.contiguous(), projections.fold()
-    out = torch.empty_like(x)
+    out, (f, bias) = torch.empty_like(x, memory_format=torch.contiguous_format), projections.fold()
     if on_hopper(x):
         from foldfit.ops import hopper_triangle
 
@@ -129,16 +128,17 @@ def epilogue(o: Tensor, x: Tensor, projections: Projections) -> Tensor:
     tile = tile_of(max(c, u), c, x.dtype, BEST)
     for first in range(0, c, tile.columns):
         epilogue_kernel[tile.grid(r * n)](
-            o, x, f, bias, out, r * n, first, c, u, C=padded(c), U=padded(u), PRECISION=precision_of(x.dtype), **tile.options
-        )
+            o, x, f, bias, out, r * n, n, first, *x.stride()[:2], c, u,
+            C=padded(c), U=padded(u), PRECISION=precision_of(x.dtype), **tile.options,
+        )  # fmt: skip
     return out
 
 
 def epilogue_backward(d_out: Tensor, o: Tensor, x: Tensor, projections: Projections) -> tuple[Tensor, Tensor, Projections]:
     """The gradients of the product, of the rows and of the parameters."""
     (r, n, c), u = x.shape, len(o)
-    d_out, x, (f, bias), parts = d_out.contiguous(), x.contiguous(), projections.fold(), projections.parts(r * n)
-    d_o, d_x = torch.empty_like(o), torch.empty_like(x)
+    d_out, (f, bias), parts = d_out.contiguous(), projections.fold(), projections.parts(r * n)
+    d_o, d_x = torch.empty_like(o), torch.empty_like(x, memory_format=torch.contiguous_format)
     if on_hopper(x):
         from foldfit.ops import hopper_triangle_backward
 
@@ -148,7 +148,7 @@ def epilogue_backward(d_out: Tensor, o: Tensor, x: Tensor, projections: Projecti
     tile = backward_tile_of(max(c, u), c, x.dtype, BEST_BACKWARD)
     for first in range(0, c, tile.columns):
         epilogue_backward_kernel[(len(parts),)](
-            d_out, o, x, f, bias, d_o, d_x, parts, r * n, first, c, u,
+            d_out, o, x, f, bias, d_o, d_x, parts, r * n, n, first, *x.stride()[:2], c, u,
             C=padded(c), U=padded(u), ADD=first > 0, PRECISION=precision_of(x.dtype), **tile.options,
         )  # fmt: skip
     return d_o, d_x, projections.reduce(parts)
@@ -188,7 +188,7 @@ def triangle_update(
     """a [r, u, n], b [R, u, n], x [r, R, c], norm_scale, norm_offset [c], center_scale, center_offset [u], w [u, c], gate_w [c, c] ->
     (center(sum over n of a b) w + w_b) * sigmoid(norm(x) gate_w + gate_b), [r, R, c]. Biases both or neither.
 
-    Raises NotImplementedError for more than 256 channels.
+    Raises NotImplementedError for more than 256 channels, and where those of x do not lie side by side.
     """
     given = norm_scale, norm_offset, center_scale, center_offset, w, w_b, gate_w, gate_b
     if torch.is_grad_enabled():

@@ -1,4 +1,8 @@
-"""Measures collectives between the ranks of this run, by the calls that the executor makes."""
+"""Measures collectives between the ranks of this run, by the calls that the executor makes.
+
+On CUDA they are timed as a step's device sees them: in a row, behind work that lets the host run ahead of them, which it does in a step
+too. From their call to their end, one at a time, small ones took 0.1 ms on 2 H200, most of it the host's.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,12 +12,14 @@ import torch.distributed as dist
 
 from foldfit.cost.collectives import COLLECTIVES
 from foldfit.cost.links import Collective
-from foldfit.runtime.ranks import Ranks, all_gather, reduce_scatter
+from foldfit.runtime.ranks import Ranks, all_gather, between, mark, reduce_scatter
 
 SIZES = tuple(2**n for n in range(20, 31, 2))
 """Bytes."""
 REPEATS, ENOUGH = 5, 0.3
 """Timed runs of a size, after one that is not counted; larger sizes are left out once so many seconds went into one."""
+IN_A_ROW, AHEAD = 10, 10_000_000
+"""Calls of a run on CUDA, and cycles that the device waits before them: 5 ms, in which the host calls them all."""
 
 
 def call_of(name: str, ranks: Ranks, size: int, device: torch.device) -> Callable[[], object]:
@@ -38,17 +44,32 @@ def call_of(name: str, ranks: Ranks, size: int, device: torch.device) -> Callabl
 def seconds_of(call: Callable[[], object], ranks: Ranks, device: torch.device) -> float:
     """The median, of the rank that took longest."""
     call()
+    timed = in_a_row if device.type == "cuda" else alone
     times = []
     for _ in range(REPEATS):
         dist.barrier(ranks.group)
         wait_for(device)
-        start = time.perf_counter()
-        call()
-        wait_for(device)
-        times.append(time.perf_counter() - start)
+        times.append(timed(call))
     longest = torch.tensor(sorted(times)[len(times) // 2], dtype=torch.float64, device=device)
     dist.all_reduce(longest, dist.ReduceOp.MAX, group=ranks.group)
     return float(longest)
+
+
+def alone(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def in_a_row(call: Callable[[], object]) -> float:
+    """Of each."""
+    torch.cuda._sleep(AHEAD)
+    begin = mark(True)
+    for _ in range(IN_A_ROW):
+        call()
+    end = mark(True)
+    torch.cuda.synchronize()
+    return between(begin, end) / IN_A_ROW
 
 
 def wait_for(device: torch.device) -> None:

@@ -16,7 +16,6 @@ from foldfit.ops.unread import unread
 from foldfit.runtime.parameters import Gradients, leaves_of
 from foldfit.runtime.ring import travel
 from foldfit.runtime.rows import leaf, view
-from foldfit.stacks import SubModuleSpec
 
 if TYPE_CHECKING:
     from foldfit.runtime.apply import Call, State
@@ -30,8 +29,13 @@ def row_slices(call: "Call", length: int) -> Iterator[tuple[int, int]]:
         yield min(start, length), min(start + call.choice.rows, length)
 
 
-def columns(spec: SubModuleSpec, x: Tensors, start: int, stop: int) -> Tensors:
-    return tuple(leaf(part[:, start:stop].contiguous()) for part in x) if spec.reads == (spec.writes,) else ()
+def columns(call: "Call", x: Tensors, start: int, stop: int) -> Tensors:
+    """Of the rows x, where `finish` reads them; as `Call.rows`, a view or a copy."""
+    spec = call.module.spec
+    if spec.reads != (spec.writes,):
+        return ()
+    parts = (part[:, start:stop] for part in x)
+    return tuple(leaf(part if spec.strided(call.choice.kernel, "update") else part.contiguous()) for part in parts)
 
 
 def at(x: Tensor, axis: int, rows: tuple[int, int], start: int, stop: int) -> Tensor:
@@ -58,7 +62,7 @@ def forward(call: "Call", module: SubModule, own: Tensors, state: "State", targe
             if prepared and start < stop:
                 new, old = (at(tensor[sample], spec.writes[1], rows, start, stop) for tensor in (target, before))
                 with onto(new, old, drop_at(call, rows, start, stop)) as residual:
-                    residual.settle(module.finish(columns(spec, x, start, stop), prepared, shared, ops), ops.add)
+                    residual.settle(module.finish(columns(call, x, start, stop), prepared, shared, ops), ops.add)
             return ()
 
         travel(call.ranks, own, call.total, call.choice.piece_rows, visit)
@@ -109,7 +113,7 @@ class Backward:
         if not self.prepared or start == stop:
             return tuple(torch.zeros_like(s) for s in shared[:n])
         with torch.enable_grad():
-            x = columns(self.spec, self.x, start, stop)
+            x = columns(self.call, self.x, start, stop)
             shared = tuple(s.detach().requires_grad_(i < n) for i, s in enumerate(shared))
             with unread():
                 edge = get_gradient_edge(self.module.finish(x, self.prepared, shared, self.ops))

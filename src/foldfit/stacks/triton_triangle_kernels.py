@@ -11,6 +11,7 @@ GATED_PARTS = "f32 2 c u + f32 2 u + f32 0.00390625 r n c u + f32 0.00390625 r n
 UPDATE_PARTS = "f32 c c + f32 c u + f32 2 c + f32 0.001953125 r n c c + f32 0.001953125 r n c u + f32 0.00390625 r n c"
 
 TRIANGLE_SHARE = Phase(
+    strided=True,
     matmuls=(*("r n c, c u -> r n u",) * 2,),
     back_matmuls=("r n c, c u -> r n u",) * 6,
     moves="r n c + r n u + 4 c u + r n",
@@ -24,6 +25,7 @@ TRIANGLE_SHARE = Phase(
 )
 
 TRIANGLE_UPDATE = Phase(
+    strided=True,
     matmuls=(*("r n c, c u -> r n u",) * 2, "r u n, R u n -> r R u", "r n u, u c -> r n c", "r n c, c z -> r n z"),
     back_matmuls=(
         *("r n c, c u -> r n u",) * 6,

@@ -1,0 +1,79 @@
+"""A triangle multiplication by Triton reads rows and columns where they lie: the reference's numbers, whatever the slices and pieces."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+
+from foldfit.cost.memory import Setting
+from foldfit.cost.pieces import piece_bytes
+from foldfit.cost.sizes import shapes_of
+from foldfit.plans import Choice
+from foldfit.problem import Problem, Stack
+from foldfit.profile.kernel_check import Case, given
+from foldfit.runtime import apply
+from foldfit.runtime.apply import Call
+from foldfit.runtime.meter import TensorMeter
+from foldfit.runtime.parameters import Gradients
+from foldfit.runtime.ranks import Ranks
+from foldfit.stacks.pair import triangle_multiplication
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+N_RES, C_Z, HIDDEN = 7, 24, 20
+
+
+@dataclass
+class Passed:
+    tensors: tuple[torch.Tensor, ...]
+
+    def wait(self) -> tuple[torch.Tensor, ...]:
+        return self.tensors
+
+
+class RingOfOne(Ranks):
+    """What the only rank passes on comes to itself."""
+
+    def pass_on(self, tensors, rows):
+        return Passed(tensors)
+
+
+def results(axis: int, choice: Choice) -> list[torch.Tensor]:
+    """The update, in place and recorded; the gradients of the pair and of the parameters."""
+    sub = triangle_multiplication("x", "", ("z", axis), C_Z, HIDDEN)
+    module, state, masks, grads = given(Case(sub, choice.kernel, "fp32", {"z": (N_RES, N_RES)}, {"z": C_Z}), DEVICE)
+    call = Call(module, choice, masks, ranks=RingOfOne(), total=N_RES)
+    target = state["z"].clone()
+    apply.forward(call, {"z": target}, target)
+    version, kept = apply.record(call, state)
+    gradients = Gradients(list(module.parameters()))
+    apply.backward(call, state, kept, grads, gradients)
+    return [target - state["z"], version - state["z"], grads["z"], gradients.flat]
+
+
+@cache
+def expected(axis: int) -> list[torch.Tensor]:
+    return results(axis, Choice("reference", N_RES, N_RES))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("rows", "share_rows", "recompute", "pieces"), [(3, 2, False, 0), (2, 3, True, 0), (3, 7, True, 2)])
+def test_a_triangle_multiplication_by_rows_and_by_columns(axis, rows, share_rows, recompute, pieces):
+    got = results(axis, Choice("triton", rows, share_rows, recompute, piece_rows=pieces))
+    for ours, theirs in zip(got, expected(axis), strict=True):
+        assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+@pytest.mark.parametrize("wider", [1, 2])
+def test_pieces_keep_what_is_prepared(wider):
+    """However wide the product is beside the pair."""
+    problem = Problem(stacks=(Stack("evoformer", 1, 1, {"c_z": 16, "c_hidden_mul": 16 * wider}),), n_res=12, memory=1)
+    spec, shapes = shapes_of(problem, problem.stacks[0])
+    sub = next(s for s in spec.sub_modules if s.name == "triangle_multiplication_outgoing")
+    module, state, masks, _ = given(Case(sub, "triton", "fp32", {"z": (12, 12)}, {"z": 16}), DEVICE)
+    choice = Choice("triton", 12, 12, piece_rows=6)
+    call = Call(module, choice, masks, ranks=RingOfOne(), total=12)
+    promised = piece_bytes(sub, sub.kernels["triton"]["cuda"], choice, Setting(shapes, 4, 1, False, False)).forward
+    with TensorMeter() as meter:
+        apply.forward(call, state, state["z"])
+    assert 0.8 * promised <= meter.peak <= promised
