@@ -86,11 +86,16 @@ def placed(target: Tensor, source: Tensor | None, factors: Tensor | None) -> tup
     return target, source, spread, *strides[0], *strides[1], *strides[2]
 
 
+def alone(x: Tensor, *shape: int) -> tuple[Tensor, tuple[Tensor | int | None, ...]]:
+    """A new tensor of x's type for an op's result [r, n, c], and `placed`."""
+    out = x.new_empty(shape)
+    return out, placed(out, None, None)
+
+
 def landing(x: Tensor, *shape: int) -> tuple[Tensor, tuple[Tensor | int | None, ...]]:
-    """Of an op's result [r, n, c] of x's type: the target of the residual under way or, where there is none, a new tensor; and `placed`."""
+    """The same, but of the target of the residual under way if there is one."""
     end = residual(shape)
-    target, source, factors = end.take() if end else (x.new_empty(shape), None, None)
-    return target, placed(target, source, factors)
+    return (end.target, placed(*end.take())) if end else alone(x, *shape)
 
 
 def add(target: Tensor, source: Tensor, update: Tensor, factors: Tensor | None) -> None:
