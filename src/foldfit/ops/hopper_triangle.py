@@ -172,9 +172,18 @@ def gated_kernel(
 
 
 @gluon.jit
+def rows_at(x, row, start, n, x_r, x_n, T: gl.constexpr, C: gl.constexpr, WARPS: gl.constexpr):
+    """T tokens of a row of x [r, n, c] from `start` on, as `normalise` holds a tile."""
+    ROWS: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])
+    token = start + gl.arange(0, T, gl.SliceLayout(1, ROWS))
+    at = row.to(gl.int64) * x_r + token.to(gl.int64) * x_n
+    return gl.load(x + at[:, None] + gl.arange(0, C, gl.SliceLayout(0, ROWS))[None, :], mask=(token < n)[:, None], other=0.0)
+
+
+@gluon.jit
 def end_tiles(
-    x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n,
-    GROUP: gl.constexpr, T: gl.constexpr, C: gl.constexpr, WARPS: gl.constexpr, STAGES: gl.constexpr,
+    x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n, source, source_r, source_n,
+    ADD: gl.constexpr, GROUP: gl.constexpr, T: gl.constexpr, C: gl.constexpr, WARPS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Every other tile of a program: those of one of its two groups."""
     Z: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, T, 16])
@@ -201,10 +210,15 @@ def end_tiles(
         barrier()
         fetch(((x_desc, x_s),), ((o_desc, o_s),), full, ring + (count + STAGES - 1) % STAGES, tile + (STAGES - 1) * step, last, tiles)
         linear, gate = project(w_s, gate_s, o_hat, x_hat.permute((1, 0)), Z)
+        if ADD:
+            b_source = rows_at(source, tile // tiles, tile % tiles * T, n, source_r, source_n, T, C, WARPS)
         linear, gate = warpgroup_mma_wait(0, deps=[linear, gate])
         linear = (linear + b_bias) * sigmoid(gate + b_gate_bias)
         barrier()
         x_hat.permute((1, 0)).store(linear.to(x_s.dtype))
+        if ADD:
+            barrier()
+            x_hat.store((x_hat.load(b_source.type.layout).to(gl.float32) + b_source.to(gl.float32)).to(x_s.dtype))
         fence_async_shared()
         barrier()
         store_tile(out_desc, [tile // tiles, tile % tiles * T, 0], x_s.index(slot))
@@ -214,10 +228,10 @@ def end_tiles(
 
 @gluon.jit
 def epilogue_kernel(
-    x_desc, o_desc, out_desc, f, bias, rows, n,
+    x_desc, o_desc, out_desc, f, bias, rows, n, source, source_r, source_n, ADD: gl.constexpr,
     T: gl.constexpr, C: gl.constexpr, WARPS: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr,
 ):  # fmt: skip
-    """out [r, n, c] of x [r, n, c] and o [c, r, n]."""
+    """out [r, n, c] of x [r, n, c] and o [c, r, n]; ADD: with `source`. In place too: a tile is written once all of it is read."""
     dtype: gl.constexpr = x_desc.dtype
     x_s = gl.allocate_shared_memory(dtype, [2 * STAGES, 1, T, C], x_desc.layout)
     o_s = gl.allocate_shared_memory(dtype, [2 * STAGES, C, 1, T], o_desc.layout)
@@ -225,8 +239,8 @@ def epilogue_kernel(
     gate_s = weights(f + C * C, dtype, C, WARPS)
     full = rings(2 * STAGES)
     gl.warp_specialize([
-        (end_tiles, (x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n, 0, T, C, WARPS, STAGES)),
-        (end_tiles, (x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n, 1, T, C, WARPS, STAGES)),
+        (end_tiles, (x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n, source, source_r, source_n, ADD, 0, T, C, WARPS, STAGES)),
+        (end_tiles, (x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n, source, source_r, source_n, ADD, 1, T, C, WARPS, STAGES)),
     ], [WARPS], [REGISTERS])  # fmt: skip
 
 
@@ -249,10 +263,11 @@ def gated(x: Tensor, mask: Tensor, f: Tensor, bias: Tensor, out: Tensor) -> None
     )  # fmt: skip
 
 
-def epilogue(o: Tensor, x: Tensor, f: Tensor, bias: Tensor, out: Tensor) -> None:
-    """o [u, r, n], x [r, n, c]; fills out [r, n, c]."""
+def epilogue(o: Tensor, x: Tensor, f: Tensor, bias: Tensor, out: Tensor, source: Tensor | None) -> None:
+    """o [u, r, n], x [r, n, c]; fills out [r, n, c] with the update and source, if any."""
     r, n, c = x.shape
+    given = x if source is None else source
     epilogue_kernel[(min(PROGRAMS, cdiv(r * cdiv(n, TOKENS), 2)),)](
-        rows_of(x), columns_of(o), rows_of(out), f, bias, r, n,
+        rows_of(x), columns_of(o), rows_of(out), f, bias, r, n, given, *given.stride()[:2], ADD=source is not None,
         T=TOKENS, C=c, WARPS=WARPS, STAGES=STAGES, REGISTERS=REGISTERS, num_warps=WARPS,
     )  # fmt: skip

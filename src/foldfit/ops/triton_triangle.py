@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from foldfit.ops.onto import residual
 from foldfit.ops.triton_attention import dot, on_hopper, precision_of
 from foldfit.ops.triton_folded_norm import (
     PROGRAMS,
@@ -127,8 +128,10 @@ def epilogue(o: Tensor, x: Tensor, projections: Projections) -> Tensor:
         from foldfit.ops import hopper_triangle
 
         if hopper_triangle.fits(x, o):
-            out = torch.empty_like(x, memory_format=torch.contiguous_format)
-            hopper_triangle.epilogue(o, x, f, bias, out)
+            end = residual((r, n, c))
+            adds = end and end.factors is None and hopper_triangle.fits(end.target)
+            out, source, _ = end.take() if end and adds else (x.new_empty(r, n, c), None, None)
+            hopper_triangle.epilogue(o, x, f, bias, out, source)
             return out
     tile = tile_of(max(c, u), c, x.dtype, BEST)
     # Columns written before others are computed would be in the rows that these read, if target is x.
