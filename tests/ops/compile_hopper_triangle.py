@@ -19,7 +19,14 @@ def block(*shape: int) -> str:
 
 def shared(kernel, columns: tuple[str, ...], add: bool = False, **options: int) -> int:
     """columns: the descriptors of [c, r, n]."""
-    every: dict[str, object] = {"ADD": add, "T": forward.TOKENS, "C": CHANNELS, "WARPS": forward.WARPS, "STAGES": forward.STAGES, "REGISTERS": forward.REGISTERS}
+    every: dict[str, object] = {
+        "ADD": add,
+        "T": forward.TOKENS,
+        "C": CHANNELS,
+        "WARPS": forward.WARPS,
+        "STAGES": forward.STAGES,
+        "REGISTERS": forward.REGISTERS,
+    }
     names, signature = kernel.arg_names, {}
     for name in names:
         if name in every:

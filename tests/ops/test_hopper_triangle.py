@@ -13,6 +13,7 @@ from foldfit.ops import hopper_triangle
 from foldfit.ops import reference as ref
 from foldfit.ops import triton_gated_linear as tg
 from foldfit.ops import triton_triangle as tt
+from foldfit.ops.onto import onto
 from tests.ops.test_triton_triangle import agree, columns, gradients, inputs_of
 
 SHARED = 233472  # bytes of a multiprocessor's programs, a KiB of each the system's
@@ -65,3 +66,20 @@ def test_numbers(r, n, has_b):
         cotangent = torch.randn(*shape, device="cuda")
         here, there = (gradients(function, each, torch.bfloat16, shape, cotangent) for each in (x, turned))
         assert all(torch.equal(value, there[name]) for name, value in here.items())
+
+
+@on_hopper
+@pytest.mark.parametrize("lie", ["rows", "columns"])
+def test_the_update_is_added_in_place(lie):
+    """To the very rows that are read, tiles beyond a row's end among them, as out of place."""
+    given = inputs_of(64, 200, 128, 128, True, torch.bfloat16)
+    if lie == "columns":
+        given["x"] = columns(given["x"])
+    source, target = given["x"].clone(), torch.full_like(given["x"], torch.nan)
+    with torch.no_grad():
+        expected = source.double() + tt.triangle_update(*given.values()).double()
+        for before, after in ((source, target), (given["x"], given["x"])):
+            with onto(after, before, None) as end:
+                assert tt.triangle_update(*given.values()) is after and end.taken
+            assert (after.double() - expected).norm() <= 5e-3 * expected.norm()
+    assert torch.equal(target, given["x"])

@@ -239,8 +239,12 @@ def epilogue_kernel(
     gate_s = weights(f + C * C, dtype, C, WARPS)
     full = rings(2 * STAGES)
     gl.warp_specialize([
-        (end_tiles, (x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n, source, source_r, source_n, ADD, 0, T, C, WARPS, STAGES)),
-        (end_tiles, (x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n, source, source_r, source_n, ADD, 1, T, C, WARPS, STAGES)),
+        (end_tiles, (
+            x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n, source, source_r, source_n, ADD, 0, T, C, WARPS, STAGES,
+        )),
+        (end_tiles, (
+            x_desc, o_desc, out_desc, bias, x_s, o_s, w_s, gate_s, full, rows, n, source, source_r, source_n, ADD, 1, T, C, WARPS, STAGES,
+        )),
     ], [WARPS], [REGISTERS])  # fmt: skip
 
 

@@ -122,22 +122,23 @@ def check(case: Case, device: str) -> Verdict:
 
 
 def errors_of(case: Case, device: str) -> list[float]:
-    """Of the output, the gradients of what was read, and the parameters'."""
+    """Of the output, in place or recorded, the gradients of what was read, and the parameters'."""
     sub, cost = case.sub, case.sub.kernels[case.kernel][device]
     module, state, masks, grads = given(case, device)
     rows = state[sub.reads[0][0]].shape[1 + sub.reads[0][1]]
     whole = Choice(case.kernel, rows, state[sub.shares[0]].shape[1 + sub.shares[1]] if sub.shares else 0)
     with matmul_precision(case.precision):
+        added = in_place(module, whole, state, masks)
+        got: tuple[Tensor, ...] = (added,)
         if cost.update.record and case.precision in cost.recorded:
-            got: tuple[Tensor, ...] = results(module, whole, state, masks, grads)
-        else:
-            got = (plain(module, whole, state, masks),)
+            got = results(module, whole, state, masks, grads)
     double = torch.float64
     exact = Choice("reference", ROWS, ROWS if sub.shares else 0, recompute=True)
     expected = results(
         copy.deepcopy(module).to(double), exact, *({n: x.to(double) for n, x in each.items()} for each in (state, masks, grads))
     )
-    return [*(((g.double() - e).norm() / e.norm()).item() for g, e in zip(got, expected, strict=False)), 0.0, 0.0][:3]
+    errors = [(g.double() - e).norm() / e.norm() for g, e in zip((added, *got), expected[:1] + expected, strict=False)]
+    return [torch.stack(errors[:2]).max().item(), *(e.item() for e in errors[2:]), 0.0, 0.0][:3]  # NaN is the largest
 
 
 def given(case: Case, device: str) -> tuple[SubModule, State, State, State]:
@@ -151,11 +152,12 @@ def given(case: Case, device: str) -> tuple[SubModule, State, State, State]:
     return SUB_MODULES[sub.kind](sub).to(device, dtype), state, masks, grads
 
 
-def plain(module: SubModule, choice: Choice, state: State, masks: State) -> Tensor:
-    """The update alone, flat."""
-    target = torch.zeros_like(state[module.spec.writes[0]])
-    apply.forward(Call(module, choice, masks), state, target)
-    return target.flatten()
+def in_place(module: SubModule, choice: Choice, state: State, masks: State) -> Tensor:
+    """The update of a run without gradients, flat."""
+    name = module.spec.writes[0]
+    target = state[name].clone()
+    apply.forward(Call(module, choice, masks), {**state, name: target}, target)
+    return (target - state[name]).flatten()
 
 
 def results(module: SubModule, choice: Choice, state: State, masks: State, grads: State) -> tuple[Tensor, Tensor, Tensor]:
