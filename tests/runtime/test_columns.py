@@ -77,3 +77,20 @@ def test_pieces_keep_what_is_prepared(wider):
     with TensorMeter() as meter:
         apply.forward(call, state, state["z"])
     assert 0.8 * promised <= meter.peak <= promised
+
+
+def test_pieces_of_an_outer_product_end_in_their_columns():
+    """Of the pair, in place; no tensor holds them."""
+    problem = Problem(stacks=(Stack("evoformer", 1, 5, {"c_m": 16, "c_z": 24, "c_hidden_opm": 8}),), n_res=12, memory=1)
+    spec, shapes = shapes_of(problem, problem.stacks[0])
+    sub = next(s for s in spec.sub_modules if s.name == "outer_product_mean")
+    module, state, masks, _ = given(Case(sub, "triton", "fp32", shapes.axes, shapes.channels), DEVICE)
+    pairs = []
+    for kernel, pieces in (("reference", 0), ("triton", 5)):
+        call = Call(module, Choice(kernel, 7, 12, piece_rows=pieces), masks, ranks=RingOfOne(), total=12)
+        pairs.append(state["z"].clone())
+        with TensorMeter() as meter:
+            apply.forward(call, {**state, "z": pairs[-1]}, pairs[-1])
+    assert (pairs[1] - pairs[0]).norm() <= 1e-5 * (pairs[0] - state["z"]).norm()
+    promised = piece_bytes(sub, sub.kernels["triton"]["cuda"], call.choice, Setting(shapes, 4, 1, False, False)).forward
+    assert 0.8 * promised <= meter.peak <= promised

@@ -1,5 +1,9 @@
 """What a sub-module may ask of a kernel provider. Shapes: r rows, n other axis, k keys, c channels, h heads, d head dim,
-u hidden, o p outer-product channels, z channels out, R all rows."""
+u hidden, o p outer-product channels, z channels out, R all rows.
+
+`attention`, `global_attention`, `triangle_update`, `outer_product`, `relu_mlp` and `swiglu` make a whole update: they may add it
+themselves (onto.py), or leave it out where nobody reads it (unread.py).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Where an update ends up: an op whose result is the whole update (namespace.py says which) can write source + update * factors itself,
+"""Where an update ends up: an op whose result is the whole update (namespace.py names them) can write source + update * factors itself,
 so that no tensor holds the update.
 
 The op asks for the residual under way, and returns its target once it took it; whatever it reads of rows that it writes it has read
