@@ -39,18 +39,12 @@ def global_attention(x: torch.Tensor, name: str) -> list[torch.Tensor]:
     return [*given[:4], *one_head, *given[6:10], given[11]]
 
 
-def triangle_update(x: torch.Tensor, name: str) -> list[torch.Tensor]:
-    norms = [1 + random(C, std=0.1), random(C), 1 + random(40, std=0.1), random(40)]
-    projections = [random(40, C, std=40**-0.5), random(C), random(C, C, std=C**-0.5), random(C)]
-    return [random(R, 40, 6), random(N, 40, 6), x, *norms, *projections]
-
-
 HALF, FULL = torch.bfloat16, torch.float32
 GIVEN = {
     "relu_mlp": transition, "swiglu": transition, "attention": attention, "global_attention": global_attention,
-    "outer_product": outer_product, "triangle_update": triangle_update,
+    "outer_product": outer_product,
 }  # fmt: skip
-ANYWHERE = {("attention", HALF), ("global_attention", FULL), ("outer_product", FULL), ("triangle_update", HALF)}
+ANYWHERE = {("attention", HALF), ("global_attention", FULL), ("outer_product", FULL)}
 FLAT = {("relu_mlp", FULL), ("swiglu", HALF)}
 """Which ops add to rows, to columns and with dropout's factors, and which to rows that lie one after the other alone."""
 NEVER = {("attention", FULL)}
@@ -87,24 +81,6 @@ def test_onto(name, dtype, kind, dropout):
                 end.settle(u, TRITON.add)
             assert (after.double() - expected).norm() <= TOLERANCE[dtype] * expected.norm()
     assert residual(state.shape) is None
-
-
-def test_columns_in_turn_are_not_written_over_rows_that_are_still_read():
-    """In fp32 a program of the triangle's epilogue holds some of the channels, and others read all of the rows."""
-    x = random(2, 3, 96)
-    given = [
-        random(2, 8, 6),
-        random(3, 8, 6),
-        x,
-        *(random(n) for n in (96, 96, 8, 8)),
-        random(8, 96),
-        random(96),
-        random(96, 96),
-        random(96),
-    ]
-    with torch.no_grad(), onto(x, x, None) as end:
-        TRITON.triangle_update(*given)
-    assert not end.taken
 
 
 def test_nobody_else_takes_it():

@@ -86,16 +86,11 @@ def placed(target: Tensor, source: Tensor | None, factors: Tensor | None) -> tup
     return target, source, spread, *strides[0], *strides[1], *strides[2]
 
 
-def alone(x: Tensor, *shape: int) -> tuple[Tensor, tuple[Tensor | int | None, ...]]:
-    """A new tensor of x's type for an op's result [r, n, c], and `placed`."""
-    out = x.new_empty(shape)
-    return out, placed(out, None, None)
-
-
 def landing(x: Tensor, *shape: int) -> tuple[Tensor, tuple[Tensor | int | None, ...]]:
-    """The same, but of the target of the residual under way if there is one."""
+    """Of an op's result [r, n, c] of x's type: the target of the residual under way or, where there is none, a new tensor; and `placed`."""
     end = residual(shape)
-    return (end.target, placed(*end.take())) if end else alone(x, *shape)
+    out, source, factors = end.take() if end else (x.new_empty(shape), None, None)
+    return out, placed(out, source, factors)
 
 
 def add(target: Tensor, source: Tensor, update: Tensor, factors: Tensor | None) -> None:

@@ -32,7 +32,6 @@ from foldfit.ops.triton_folded_norm import (
     store_parts,
     tile_of,
 )
-from foldfit.ops.triton_residual import alone, landing, put
 from foldfit.ops.unread import is_unread
 
 BEST = Tile(64, 128, 4, stages=2, programs=2 * PROGRAMS)
@@ -50,11 +49,10 @@ def column_hats(o, token, tokens, u: tl.constexpr, U: tl.constexpr):
 
 @triton.jit
 def epilogue_kernel(
-    o, x, f, bias, tokens, n, first, x_r, x_n,
-    target, source, factors, target_r, target_n, source_r, source_n, factors_r, factors_n, c: tl.constexpr, u: tl.constexpr,
+    o, x, f, bias, out, tokens, n, first, x_r, x_n, c: tl.constexpr, u: tl.constexpr,
     T: tl.constexpr, C: tl.constexpr, U: tl.constexpr, B: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """target [r, n, c], as `put` has it, columns from `first` on. A program reads its weights once and goes from tile to tile."""
+    """out [N, c], columns from `first` on. A program reads its weights once and goes from tile to tile."""
     column = first + tl.arange(0, B)
     w = square(f, first, u, c, U, B)
     gate_w = square(f + u * c, first, c, c, C, B)
@@ -65,10 +63,8 @@ def epilogue_kernel(
         gate = sigmoid(project(hat.to(w.dtype), gate_w, bias + c, first, c, B, PRECISION), w.dtype)
         hat, _ = column_hats(o, token, tokens, u, U)
         linear = project(hat.to(w.dtype), w, bias, first, c, B, PRECISION)
-        put(
-            linear * gate, (token // n).to(tl.int64), (token % n).to(tl.int64), column, (token < tokens)[:, None] & (column < c)[None, :],
-            target, source, factors, target_r, target_n, source_r, source_n, factors_r, factors_n,
-        )  # fmt: skip
+        at = token.to(tl.int64)[:, None] * c + column[None, :]
+        tl.store(out + at, (linear * gate).to(out.dtype.element_ty), mask=(token < tokens)[:, None] & (column < c)[None, :])
 
 
 @triton.jit
@@ -120,7 +116,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def epilogue(o: Tensor, x: Tensor, projections: Projections) -> Tensor:
-    """o [u, r, n], x [r, n, c] -> the update [r, n, c], or the target that it was added to."""
+    """o [u, r, n], x [r, n, c] -> the update [r, n, c], or on Hopper the target that it was added to."""
     projections.check(x)
     (r, n, c), u = x.shape, len(o)
     f, bias = projections.fold()
@@ -129,16 +125,15 @@ def epilogue(o: Tensor, x: Tensor, projections: Projections) -> Tensor:
 
         if hopper_triangle.fits(x, o):
             end = residual((r, n, c))
-            adds = end and end.factors is None and hopper_triangle.fits(end.target)
+            adds = end is not None and end.factors is None and hopper_triangle.fits(end.target)
             out, source, _ = end.take() if end and adds else (x.new_empty(r, n, c), None, None)
             hopper_triangle.epilogue(o, x, f, bias, out, source)
             return out
+    out = x.new_empty(r, n, c)
     tile = tile_of(max(c, u), c, x.dtype, BEST)
-    # Columns written before others are computed would be in the rows that these read, if target is x.
-    out, place = landing(x, r, n, c) if tile.columns >= c else alone(x, r, n, c)
     for first in range(0, c, tile.columns):
         epilogue_kernel[tile.grid(r * n)](
-            o, x, f, bias, r * n, n, first, *x.stride()[:2], *place, c, u,
+            o, x, f, bias, out, r * n, n, first, *x.stride()[:2], c, u,
             C=padded(c), U=padded(u), PRECISION=precision_of(x.dtype), **tile.options,
         )  # fmt: skip
     return out
