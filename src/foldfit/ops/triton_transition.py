@@ -1,7 +1,8 @@
 """Transitions without their hidden layer in memory: layer norm, both layers and what lies between them in one pass over the rows.
 
 ReLU: AF2 Suppl. Alg. 9, 15; SwiGLU: AF3 Suppl. Alg. 11. A program holds its rows, normalised, and their update; the hidden layer
-goes by block after block. The backward (triton_transition_backward.py) keeps the raw rows alone.
+goes by block after block. The backward (triton_transition_backward.py) keeps the raw rows alone. hopper_transition.py does the same on
+NVIDIA Hopper, where it fits.
 Shapes: N rows, c channels, u hidden. In kernels: T rows of a tile, C channels padded for a product, U of the hidden layer a block.
 """
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from foldfit.ops.grids import cdiv
 from foldfit.ops.onto import residual
-from foldfit.ops.triton_attention import dot, precision_of
+from foldfit.ops.triton_attention import dot, on_hopper, precision_of
 from foldfit.ops.triton_gated_linear import padded
 from foldfit.ops.triton_layer_norm import normalised
 
@@ -103,6 +104,12 @@ def forward(
     check(c)
     x, end = x.contiguous(), residual(x.shape)
     out, source, _ = end.take() if end and end.flat else (torch.empty_like(x), None, None)
+    if on_hopper(x):
+        from foldfit.ops import hopper_transition
+
+        if hopper_transition.fits(x, up_w, down_w, *(() if gate_w is None else (gate_w,))):
+            hopper_transition.forward(x, scale, offset, down_w, up_b, down_b, up_w, gate_w, out, source)
+            return out
     tokens, tile = x.numel() // c, tiling(c, x.dtype, gate_w is not None)
     transition_kernel[(cdiv(tokens, tile["T"]),)](
         x, scale, offset, gate_w, up_w, up_b, down_w, down_b, out, source, tokens, c, u,

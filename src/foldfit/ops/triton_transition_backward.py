@@ -2,7 +2,8 @@
 triton_narrow_transition.py).
 
 The library makes the matrix products, with a piece's hidden layer in memory; what lies between them goes with the one product that
-has a use for it: the hidden layer's gradient is masked (ReLU) or gated (SwiGLU), stored and summed where it is made.
+has a use for it: the hidden layer's gradient is masked (ReLU) or gated (SwiGLU), stored and summed where it is made (on NVIDIA Hopper by
+hopper_transition_backward.py, where it fits).
 Shapes: N rows, q of a piece, c channels, u hidden. In kernels: T rows and U of the hidden layer of a tile, K channels a step.
 """
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from foldfit.ops import triton_layer_norm as norm
 from foldfit.ops import triton_narrow_transition as narrow
 from foldfit.ops.grids import cdiv
-from foldfit.ops.triton_attention import dot, precision_of
+from foldfit.ops.triton_attention import dot, on_hopper, precision_of
 from foldfit.ops.triton_transition import forward
 from foldfit.ops.unread import is_unread
 
@@ -69,12 +70,29 @@ def tiling(dtype: torch.dtype, gated: bool) -> dict[str, int]:
     return {"T": 128, "U": 128, "K": 64, "num_warps": 4, "num_stages": 3}
 
 
+def differentiate_hidden(d_out: Tensor, down_w: Tensor, hidden: Tensor, grads: Sequence[Tensor]) -> Tensor | None:
+    """hidden_kernel over a piece: ReLU with one of `grads`, whose sums it returns, SwiGLU with two: up, gate."""
+    (u, c), rows, gated = down_w.shape, len(d_out), len(grads) > 1
+    if not gated and on_hopper(d_out):
+        from foldfit.ops import hopper_transition_backward as hopper
+
+        if hopper.fits(d_out, hidden, down_w):
+            return hopper.hidden_gradient(d_out, down_w, hidden, grads[0])
+    tile = tiling(d_out.dtype, gated)
+    tiles = cdiv(rows, tile["T"])
+    sums = None if gated else torch.empty(tiles, u, dtype=torch.float32, device=d_out.device)
+    hidden_kernel[(tiles * cdiv(u, tile["U"]),)](
+        d_out, down_w, grads[-1], grads[0], hidden, sums, rows, c, u, GATED=gated, PRECISION=precision_of(d_out.dtype), **tile
+    )
+    return sums
+
+
 def backward(
     d_out: Tensor, x: Tensor, scale: Tensor, offset: Tensor, down_w: Tensor, up_b: Tensor | None, ups: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
     """d_out, x [N, c] -> the gradients of x, scale, offset, down_w, up_b, down_b, *ups. ReLU with up_b and one of `ups`, up_w;
     SwiGLU without and two: up_w, gate_w."""
-    (u, c), n, tile = down_w.shape, len(x), tiling(x.dtype, up_b is None)
+    (u, c), n = down_w.shape, len(x)
     rows = -(-n // -(-n // PIECE))  # pieces alike
     d_down_b = None if up_b is None else (x.new_ones(1, n) @ d_out)[0]
     d_x, y, hidden = torch.empty_like(x), x.new_empty(rows, c), x.new_empty(rows, u)
@@ -84,21 +102,14 @@ def backward(
     )
     for start in range(0, n, rows):
         part = slice(start, min(start + rows, n))
-        size = part.stop - start
-        b_y, b_hidden, *b_grads = (buffer[:size] for buffer in (y, hidden, *grads))
+        b_y, b_hidden, *b_grads = (buffer[: part.stop - start] for buffer in (y, hidden, *grads))
         norm.normalise(x[part], scale, offset, b_y)
-        tiles = cdiv(size, tile["T"])
-        sums = None
         if up_b is not None:
             torch._addmm_activation(up_b, b_y, ups[0], out=b_hidden)  # ReLU
-            sums = of_norm.new_empty(tiles, u)
         else:
             for w, made in zip(ups, b_grads, strict=True):
                 torch.mm(b_y, w, out=made)
-        hidden_kernel[(tiles * cdiv(u, tile["U"]),)](
-            d_out[part], down_w, b_grads[-1], b_grads[0], b_hidden, sums, size, c, u,
-            GATED=up_b is None, PRECISION=precision_of(x.dtype), **tile,
-        )  # fmt: skip
+        sums = differentiate_hidden(d_out[part], down_w, b_hidden, b_grads)
         if sums is not None:
             d_up_b += sums.sum(0)
             del sums

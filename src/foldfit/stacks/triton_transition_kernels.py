@@ -3,6 +3,8 @@
 The backward holds the hidden layer of `q` elements at a time; the ReLU's at up to 128 channels holds sums of `s` shares of the rows instead.
 Partial sums are counted at their most: 4 bytes for each of 128 elements of the hidden layer (of 64 in fp32), of the norm's c / 16 an
 element; without a hidden layer 3 c for every 64 elements (32 in fp32).
+In bf16 on NVIDIA Hopper the forward is ops/hopper_transition.py and the ReLU's masked gradient, at 256 channels,
+ops/hopper_transition_backward.py, in as many bytes or fewer.
 Written by `python -m foldfit.profile.moments`, which traces the sub-module; the contract test holds them. Letters: stacks/spec.py.
 """
 

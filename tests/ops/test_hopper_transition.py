@@ -1,0 +1,65 @@
+"""What of the transitions' kernels for NVIDIA Hopper can be tested without one: that they compile, and for what. On one: their numbers."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("triton.experimental.gluon")
+
+from foldfit.ops import KERNELS, hopper_transition, hopper_transition_backward
+from tests.ops.test_triton_transition import TOLERANCE, gradients, inputs_of
+
+SHARED = 232448  # bytes that a program can have
+on_hopper = pytest.mark.skipif(
+    not (torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9), reason="needs an NVIDIA Hopper"
+)
+
+
+def test_compiles():
+    """For compute capability 9, in a process of its own without the interpreter."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.ops.compile_hopper_transition"]
+    lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()
+    assert len(lines) == len(hopper_transition.BLOCKS) + 1
+    assert all(0 < int(line) <= SHARED for line in lines)
+
+
+def test_fits_nothing_else():
+    """What TMA cannot address, other widths and precisions, part of a block, no rows."""
+    x, up_w, down_w = (torch.zeros(shape, dtype=torch.bfloat16) for shape in ((3, 128), (128, 512), (512, 128)))
+    assert hopper_transition.fits(x, up_w, down_w)
+    assert hopper_transition.fits(x, up_w, down_w, up_w)
+    assert not hopper_transition.fits(x.float(), up_w.float(), down_w.float())
+    assert not hopper_transition.fits(x[:, :64].contiguous(), up_w[:64], down_w[:, :64].contiguous())
+    assert not hopper_transition.fits(x, up_w[:, :192].contiguous(), down_w[:192])
+    assert not hopper_transition.fits(x, down_w.t(), down_w)
+    assert not hopper_transition.fits(torch.zeros(385, dtype=torch.bfloat16)[1:].view(3, 128), up_w, down_w)
+    assert not hopper_transition.fits(x[:0], up_w, down_w)
+
+
+def test_hidden_gradient_fits_nothing_else():
+    d_out, hidden, down_w = (torch.zeros(shape, dtype=torch.bfloat16) for shape in ((3, 256), (3, 1024), (1024, 256)))
+    assert hopper_transition_backward.fits(d_out, hidden, down_w)
+    assert not hopper_transition_backward.fits(d_out.float(), hidden.float(), down_w.float())
+    assert not hopper_transition_backward.fits(d_out[:, :128].contiguous(), hidden, down_w[:, :128].contiguous())
+    assert not hopper_transition_backward.fits(d_out, hidden[:, :192].contiguous(), down_w[:192])
+    assert not hopper_transition_backward.fits(d_out[:0], hidden[:0], down_w)
+
+
+@on_hopper
+@pytest.mark.parametrize("op", ["relu_mlp", "swiglu"])
+@pytest.mark.parametrize("c", [128, 256])
+@pytest.mark.parametrize("rows", [1, 77, 643, 40000])
+def test_numbers(rows, c, op):
+    """Outputs and gradients: rows that no group divides, more tiles than programs."""
+    given = inputs_of((rows,), c, 4 * c, op, torch.bfloat16)
+    cotangent = torch.randn(rows, c, device="cuda").to(torch.bfloat16)
+    got = gradients(getattr(KERNELS["triton"], op), given, torch.bfloat16, cotangent)
+    expected = gradients(getattr(KERNELS["reference"], op), given, torch.float64, cotangent)
+    for name, x in expected.items():
+        # As in test_triton_transition.py.
+        tolerance = TOLERANCE["bf16"] ** (0.5 if op == "relu_mlp" and name != "out" else 1)
+        assert (got[name].double() - x).norm() <= tolerance * x.norm(), name
