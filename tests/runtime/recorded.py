@@ -4,7 +4,6 @@ As on a GPU a graph knows its tensors by address alone: what an operation makes 
 there the operations run while they are recorded, on whatever is in their tensors; `spoil` makes sure that nothing of it remains.
 """
 
-import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +19,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operations: list[tuple[Any, Any, Any, list[Tensor]]] = []
+        self.summed: tuple[int, torch.Size] | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func is not torch.ops.aten._local_scalar_dense.default, "a graph does not look at values"
@@ -27,16 +27,28 @@ class Recorder(TorchDispatchMode):
         given = {x.untyped_storage()._cdata for x in tensors((*args, *kwargs.values()))}
         out = func(*args, **kwargs)
         new = [x for x in tensors((out,)) if x.untyped_storage()._cdata not in given]
-        if new or func._schema.is_mutable:  # not a view
-            self.operations.append((func, args, kwargs, new))
+        collective = func.namespace == "c10d"
+        if new or func._schema.is_mutable or collective:  # not a view
+            to = next(tensors(args), None)
+            # Of gloo's own, at the end of a sum: waiting for it again does this again.
+            ends = func is torch.ops.aten.copy_.default and to is not None and self.summed == (to.data_ptr(), to.shape)
+            self.summed = (to.data_ptr(), to.shape) if to is not None and "reduce_scatter" in func._schema.name else None
+            if not ends:
+                self.operations.append((func, args, kwargs, new))
         return out
 
 
+def work_of(found: Any) -> Any:
+    """Of what a collective returns, its work, which is last."""
+    work = found[-1] if isinstance(found, (tuple, list)) else found
+    return torch.distributed.Work.unbox(work) if isinstance(work, torch.ScriptObject) else work
+
+
 class CpuGraphs:
-    """Keeps all tensors: a pool that gives no memory out twice. `sizes`: operations of every graph that has some."""
+    """Keeps all tensors: a pool that gives no memory out twice. `sizes`: operations of every graph; `collectives`: those of them all."""
 
     def __init__(self) -> None:
-        self.held, self.sizes = 0, list[int]()
+        self.held, self.sizes, self.collectives = 0, list[int](), 0
         self.made: list[Tensor] = []
 
     @contextmanager
@@ -49,27 +61,29 @@ class CpuGraphs:
         self.recorder = Recorder()
         self.recorder.__enter__()
 
-    def end(self) -> Callable[[], None] | None:
+    def end(self) -> Callable[[], None]:
         self.recorder.__exit__(None, None, None)
         operations = self.recorder.operations
         self.made += [x for *_, new in operations for x in new]
         work = [each for each in operations if "empty" not in each[0]._schema.name]
-        self.sizes += [len(work)] if work else []
+        self.sizes.append(len(work))
+        self.collectives += sum(func.namespace == "c10d" for func, *_ in work)
 
         def replay() -> None:
+            sent = []  # what others wait for, and what waits for others
             with torch.no_grad():
                 for func, args, kwargs, new in work:
-                    for x, fresh in zip(new, tensors((func(*args, **kwargs),)), strict=False):
+                    found = func(*args, **kwargs)
+                    if "send" in func._schema.name:
+                        sent.append(work_of(found))
+                    elif func.namespace == "c10d":
+                        work_of(found).wait()
+                    for x, fresh in zip(new, tensors((found,)), strict=False):
                         x.copy_(fresh)
+            for each in sent:
+                each.wait()
 
-        return replay if work else None
-
-    def alias(self, x: Tensor) -> Tensor:
-        assert x.is_contiguous()
-        if not x.numel():
-            return torch.empty_like(x)
-        span = (ctypes.c_byte * x.nbytes).from_address(x.data_ptr())
-        return torch.frombuffer(span, dtype=torch.uint8).view(x.dtype).view(x.shape)
+        return replay
 
     def spoil(self) -> None:
         """What is in the tensors that graphs make."""

@@ -45,10 +45,10 @@ COLLECTIVES = ("all_to_all", "all_gather", "reduce_scatter", "all_reduce", "broa
 
 
 def seconds_of(name: str, device: Device, ranks: int, size: int) -> float:
-    """Measured where this device's database has that collective, for the number of ranks that is nearest. With the start of the graph
-    after it, where there is one."""
+    """Measured where this device's database has that collective, for the number of ranks that is nearest. With the host's call,
+    where it is no part of a graph."""
     factor = factor_of(collectives_of(device), name, device, ranks, size, modelled)
-    return modelled(name, device, ranks, size) * factor + device.cut_seconds
+    return modelled(name, device, ranks, size) * factor + device.call_seconds
 
 
 def are_measured(device: Device, ranks: int) -> bool:

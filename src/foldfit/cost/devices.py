@@ -21,17 +21,15 @@ CPU_CALL = 9e-6
 """The same where nothing is launched to a device."""
 
 
-COLLECTIVE, CPU_COLLECTIVE = 4e-5, 3e-4
-"""Seconds of a collective of hardly any bytes within a host, launch included: by NCCL, as measured on a host with 4 H200 (1 MiB: 39 to
-43 us; on 2 of them 26 to 28), and by gloo between processes, an assumption."""
+COLLECTIVE, CPU_COLLECTIVE = 1.2e-5, 3e-4
+"""Seconds of a collective of hardly any bytes within a host: by NCCL of the device alone, as measured between 2 H200 (1 MiB: 10 to 16 us),
+and by gloo between processes, an assumption."""
 
 GRAPH_CALL = 3e-6
 """Seconds between kernels of a CUDA graph, fitted with the shares of cost/seconds.py."""
 
-GRAPH_START = 6e-5
-"""Seconds that a collective between two graphs takes more, the start of the next one included: by so much a training step at (512, 384) on
-2 H100 took longer than its kernels and collectives (benchmarks/results/graphs_over_ranks_h100.json). Where sub-modules are small it is
-more: the host takes about 1e-4 to call a collective and launch a graph."""
+COLLECTIVE_CALL = 4.5e-5
+"""Seconds in which the host calls a collective that no graph has in it: 37 to 52 us, measured on a host with 4 H200 (torch 2.11)."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ class Device:
     """`memory`: bytes that the card has; `reserved`: bytes of it that no plan can use. `link`: to other devices of the host,
     0 where they share the host link; `host_link`: to pinned host memory; `network`: to other hosts, a device (400 Gbit/s, as DGX
     and HGX systems have), with `per_host` devices each. `collective_seconds`: latency of a collective within a host.
-    `launch_seconds`: of the host, a kernel; `gap_seconds`: of the device, from one kernel in line to the next; `cut_seconds`: what a
-    collective takes more where graphs end at it, 0 where kernels are launched one by one."""
+    `launch_seconds`: of the host, a kernel; `gap_seconds`: of the device, from one kernel in line to the next; `call_seconds`: of
+    the host, a collective, 0 where it is part of a graph."""
 
     name: str
     memory: int
@@ -54,7 +52,7 @@ class Device:
     collective_seconds: float = COLLECTIVE
     launch_seconds: float = EAGER_CALL
     gap_seconds: float = GRAPH_CALL
-    cut_seconds: float = 0.0
+    call_seconds: float = 0.0
     reserved: int = CONTEXT
     aliases: tuple[str, ...] = field(default=())
     without: tuple[str, ...] = ()

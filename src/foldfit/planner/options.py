@@ -11,7 +11,7 @@ import msgspec
 
 from foldfit.cost.collectives import gather, reduce_scatter
 from foldfit.cost.database import find_costs
-from foldfit.cost.devices import GRAPH_START, Device
+from foldfit.cost.devices import COLLECTIVE_CALL, Device
 from foldfit.cost.host import away_seconds
 from foldfit.cost.interpolate import Corrections
 from foldfit.cost.memory import Setting, away_bytes, shared_bytes, sub_module_bytes
@@ -91,7 +91,8 @@ def option_table(problem: Problem, device: Device, rows: Rows = slice_rows) -> O
     """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have, BadInput
     for a cost database of another one."""
     device.peak(problem.precision)
-    device = replace(device, cut_seconds=GRAPH_START if problem.launch == "graph" else 0.0)
+    called = problem.device_type == "cuda" and problem.launch == "eager"
+    device = replace(device, call_seconds=COLLECTIVE_CALL if called else 0.0)
     costs = find_costs(device)
     return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs, rows) for stack in problem.stacks))
 

@@ -14,9 +14,9 @@ from foldfit.plans import Choice
 from foldfit.problem import Problem
 from foldfit.runtime import apply
 from foldfit.runtime.apply import Call, Kept
-from foldfit.runtime.cuts import stream_of
 from foldfit.runtime.dropout import drop_mask
 from foldfit.runtime.executor import matmul_precision
+from foldfit.runtime.graphs import stream_of
 from foldfit.runtime.parameters import Gradients
 from foldfit.runtime.trunk import DTYPES
 from foldfit.stacks import SubModuleSpec

@@ -1,8 +1,8 @@
 """A plan's steps as CUDA graphs: launched at once, not one by one from Python, which for small sub-modules takes longer than
-their work. The graphs own the memory that the plan promises; what goes in and comes out lies in tensors that stay. Between
-ranks a graph ends at every collective (runtime/cuts.py)."""
+their work. The graphs own the memory that the plan promises; what goes in and comes out lies in tensors that stay. Collectives
+are within (runtime/graphs.py)."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -12,8 +12,8 @@ from torch import nn
 from foldfit.errors import BadInput
 from foldfit.plans import Plan
 from foldfit.runtime.apply import State
-from foldfit.runtime.cuts import CudaGraphs, Cuts, Rehearsal
 from foldfit.runtime.executor import Executor, Watch
+from foldfit.runtime.graphs import CudaGraphs, Part
 from foldfit.runtime.parameters import Gradients
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ class Captured:
         self.graphs = graphs or CudaGraphs(device)
         blocks, seed = trunk.sub_modules(), self.seed if self.drawn else None
         with self.graphs.rehearsing():  # compiles kernels, makes handles
-            self.work(Executor(blocks, plan, self.masks, seed, watch, self.ranks), Rehearsal(self.ranks), Rehearsal(self.ranks))
+            self.work(Executor(blocks, plan, self.masks, seed, watch, self.ranks), nullcontext(), nullcontext())
             del self.out
             if self.train:
                 del self.grads, self.d_state, self.gradients
-        self.forward_part, self.backward_part = Cuts(self.ranks, self.graphs), Cuts(self.ranks, self.graphs)
+        self.forward_part, self.backward_part = Part(self.ranks, self.graphs), Part(self.ranks, self.graphs)
         with self.graphs.capturing():
             self.work(Executor(blocks, plan, self.masks, seed, ranks=self.ranks), self.forward_part, self.backward_part)
 

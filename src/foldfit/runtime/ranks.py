@@ -18,7 +18,6 @@ from torch import Tensor
 
 from foldfit.errors import BadInput, FoldfitError
 from foldfit.problem import relay_parts
-from foldfit.runtime.cuts import Cuts, Rehearsal, collective
 
 Tensors = tuple[Tensor, ...]
 Works = list[dist.Work]
@@ -50,13 +49,11 @@ reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sca
 @dataclass(eq=False)
 class Ranks:
     """`group`: those that share the sample, None: this process alone. `all`: those whose gradients are averaged over samples,
-    None: `group`. `waits`: where it is a list, (begin, end) of every collective that the computation waits for. `cuts`: where a step is
-    captured, what takes its collectives."""
+    None: `group`. `waits`: where it is a list, (begin, end) of every collective that the computation waits for."""
 
     group: Any = None
     all: Any = None
     waits: "list[tuple[Mark, Mark]] | None" = None
-    cuts: Cuts | Rehearsal | None = None
 
     @property
     def size(self) -> int:
@@ -134,7 +131,6 @@ class Ranks:
 
         return Begun(self, works, (sent,), (received,), end)
 
-    @collective
     def all_to_all(self, works: Works | None, received: Tensor, sent: Tensor, arriving: list[int], leaving: list[int]) -> None:
         """`arriving`, `leaving`: elements from and to each rank. Waited for where there are no `works` to add it to."""
         with contextlib.nullcontext() if works is not None else self.waited(sent, received):
@@ -143,7 +139,6 @@ class Ranks:
         if works is not None:
             works.append(work)
 
-    @collective
     def gather(self, whole: Tensor) -> None:
         """Fills [R, ...], of which every rank has written its own rows, with those of the others."""
         spans = bounds(len(whole), self.size)
@@ -159,7 +154,6 @@ class Ranks:
                 if start < stop:
                     dist.broadcast(whole[start:stop], dist.get_global_rank(self.group, rank), group=self.group)
 
-    @collective
     def reduce(self, whole: Tensor) -> None:
         """Sums [R, ...] over ranks, each into its own rows; the others are without meaning afterwards."""
         spans = bounds(len(whole), self.size)
@@ -182,7 +176,6 @@ class Ranks:
         self.shift(works, tensors, out)
         return Begun(self, works, tensors, out)
 
-    @collective
     def shift(self, works: Works, leaving: Tensors, arriving: Tensors) -> None:
         """To the next rank, from the one before."""
         after, before = (dist.get_global_rank(self.group, (self.rank + step) % self.size) for step in (1, -1))
@@ -190,7 +183,6 @@ class Ranks:
         receives = [dist.P2POp(dist.irecv, x, before, self.group, i) for i, x in enumerate(arriving) if x.numel()]
         works += dist.batch_isend_irecv(sends + receives) if sends + receives else []
 
-    @collective
     def finish(self, works: Works, cuda: bool) -> None:
         """Waits for what was begun."""
         with self.waited(cuda=cuda):
@@ -219,7 +211,6 @@ class Ranks:
         self.all_reduce(works, gradients)
         return [Begun(self, works, (gradients,), ())]
 
-    @collective
     def all_reduce(self, works: Works, gradients: Tensor) -> None:
         works.append(dist.all_reduce(gradients, group=self.all or self.group, async_op=True))
 
@@ -310,10 +301,10 @@ ALONE = Ranks()
 
 
 def mark(cuda: bool) -> Mark:
-    """Now; on CUDA as an event on its stream, so that nothing waits."""
+    """Now; on CUDA as an event on its stream, so that nothing waits. In a graph it is that of the last replay."""
     if not cuda:
         return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
+    event = torch.cuda.Event(enable_timing=True, external=torch.cuda.is_current_stream_capturing())
     event.record()
     return event
 
