@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("triton.experimental.gluon")
 
 from foldfit.ops import KERNELS, hopper_transition, hopper_transition_backward
+from foldfit.ops.onto import onto
 from tests.ops.test_triton_transition import TOLERANCE, gradients, inputs_of
 
 SHARED = 232448  # bytes that a program can have
@@ -63,3 +64,17 @@ def test_numbers(rows, c, op):
         # As in test_triton_transition.py.
         tolerance = TOLERANCE["bf16"] ** (0.5 if op == "relu_mlp" and name != "out" else 1)
         assert (got[name].double() - x).norm() <= tolerance * x.norm(), name
+
+
+@on_hopper
+@pytest.mark.parametrize("op", ["relu_mlp", "swiglu"])
+@pytest.mark.parametrize("c", [128, 256])
+@torch.no_grad()
+def test_an_update_is_added_where_it_was_read(c, op):
+    x, *weights = (w.to("cuda", torch.bfloat16) for w in inputs_of((300, 131), c, 4 * c, op, torch.bfloat16).values())
+    update = getattr(KERNELS["reference"], op)(*(w.double() for w in (x, *weights)))
+    expected = x.double() + update
+    with onto(x, x, None) as residual:
+        out = getattr(KERNELS["triton"], op)(x, *weights)
+    assert residual.taken and out is x
+    assert (x.double() - expected).norm() <= TOLERANCE["bf16"] * expected.norm()
