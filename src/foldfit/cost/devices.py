@@ -21,9 +21,9 @@ CPU_CALL = 9e-6
 """The same where nothing is launched to a device."""
 
 
-COLLECTIVE, CPU_COLLECTIVE = 1.2e-5, 3e-4
-"""Seconds of a collective of hardly any bytes within a host: by NCCL of the device alone, as measured between 2 H200 (1 MiB: 10 to 16 us),
-and by gloo between processes, an assumption."""
+COLLECTIVE, CPU_COLLECTIVE = 4e-5, 3e-4
+"""Seconds of a collective of hardly any bytes within a host, launch included: by NCCL, as measured on a host with 4 H200 (1 MiB: 39 to
+43 us; on 2 of them 26 to 28), and by gloo between processes, an assumption."""
 
 GRAPH_CALL = 3e-6
 """Seconds between kernels of a CUDA graph, fitted with the shares of cost/seconds.py."""

@@ -16,7 +16,7 @@ Model = Callable[[str, Device, int, int], float]
 
 
 class Collective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Seconds of one collective, launch included: `size` bytes as in cost/collectives.py."""
+    """Seconds of one collective, on CUDA of the device: `size` bytes as in cost/collectives.py."""
 
     name: str
     ranks: int
