@@ -256,8 +256,10 @@ class Torchrun:
 
 
 def started(gpus: int, first: int, command: list[str], out: str) -> subprocess.Popen:
-    """By torchrun, on the GPUs first, first + 1, ..."""
-    env = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(str(first + i) for i in range(gpus)), "OMP_NUM_THREADS": "1"}
+    """By torchrun, on the GPUs first, first + 1, ... of those that are visible."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    own = [visible[i] if i < len(visible) and visible[i] else str(i) for i in range(first, first + gpus)]
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(own), "OMP_NUM_THREADS": "1"}
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env.get("PYTHONPATH", "")])
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus), *command]
     with open(Path(out) / "log.txt", "a") as log:
