@@ -17,9 +17,9 @@ def random(*shape: int, std: float = 1.0) -> torch.Tensor:
 
 
 def transition(x: torch.Tensor, name: str) -> list[torch.Tensor]:
-    up, down = random(C, 40, std=C**-0.5), random(40, C, std=40**-0.5)
+    up, down = random(C, 48, std=C**-0.5), random(48, C, std=48**-0.5)
     norm = [x, 1 + random(C, std=0.1), random(C)]
-    return [*norm, up, random(40), down, random(C)] if name == "relu_mlp" else [*norm, up, random(C, 40, std=C**-0.5), down]
+    return [*norm, up, random(48), down, random(C)] if name == "relu_mlp" else [*norm, up, random(C, 48, std=C**-0.5), down]
 
 
 def attention(x: torch.Tensor, name: str) -> list[torch.Tensor]:

@@ -7,6 +7,7 @@ from foldfit.ops import KERNELS
 from foldfit.ops import triton_narrow_transition as narrow
 from foldfit.ops import triton_transition_backward as tb
 from foldfit.ops.unread import unread
+from foldfit.stacks.kernels import SWIGLU_TRANSITION
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -37,7 +38,7 @@ def gradients(function, given, dtype, cotangent):
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("op", ["relu_mlp", "swiglu"])
 @pytest.mark.parametrize(
-    ("shape", "c", "u"), [((1,), 8, 8), ((3, 17), 24, 40), ((2, 70), 32, 64), ((5,), 100, 33), ((130,), 64, 96), ((3, 5), 132, 40)]
+    ("shape", "c", "u"), [((1,), 8, 16), ((3, 17), 24, 48), ((2, 70), 32, 60), ((5,), 100, 48), ((130,), 64, 96), ((3, 5), 132, 48)]
 )
 def test_transition(shape, c, u, op, precision):
     given = inputs_of(shape, c, u, op, DTYPES[precision])
@@ -85,6 +86,8 @@ def test_the_gradients_do_not_need_the_update(op, c, monkeypatch):
     assert all(torch.equal(got[name], x) for name, x in expected.items() if name != "out")
 
 
-def test_too_wide_is_refused():
-    with pytest.raises(NotImplementedError, match="at most 256"), torch.no_grad():
-        KERNELS["triton"].swiglu(*inputs_of((4,), 260, 8, "swiglu", torch.float32).values())
+@pytest.mark.parametrize(("c", "u", "said"), [(260, 16, "at most 256"), (24, 40, "multiple of 16")])
+def test_widths_that_it_has_no_kernel_for_are_refused(c, u, said):
+    with pytest.raises(NotImplementedError, match=said), torch.no_grad():
+        KERNELS["triton"].swiglu(*inputs_of((4,), c, u, "swiglu", torch.float32).values())
+    assert not SWIGLU_TRANSITION["triton"]["cuda"].made_for({"c": c, "u": u})

@@ -153,7 +153,9 @@ def run(plan: Plan, runs: Runs) -> "Measured | str":
         return f"{type(error).__name__}: {error}".splitlines()[0]
     finally:
         gc.collect()
-        torch.cuda.empty_cache()  # other processes may need it
+        if torch.cuda.is_available():
+            torch._C._cuda_clearCublasWorkspaces()  # of a graph's stream: the next row would count them beside its own
+            torch.cuda.empty_cache()  # other processes may need it
 
 
 def measured(plan: Plan, runs: Runs) -> "Measured":

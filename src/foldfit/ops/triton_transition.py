@@ -90,9 +90,12 @@ def tiling(c: int, dtype: torch.dtype, gated: bool) -> dict[str, int]:
     return {"T": t, "C": width, "U": u, "STAGES": stages, "num_warps": warps}
 
 
-def check(c: int) -> None:
+def check(c: int, u: int) -> None:
+    """Widths of which neither is a multiple of 16 give wrong numbers in 16 bits (24 and 40 did, by Triton 3.6 on an H200)."""
     if c > WIDEST:
         raise NotImplementedError(f"transitions of at most {WIDEST} channels. Got {c}.")
+    if c % 16 and u % 16:
+        raise NotImplementedError(f"transitions whose channels or hidden layer are a multiple of 16. Got {c} and {u}.")
 
 
 def forward(
@@ -101,7 +104,7 @@ def forward(
 ) -> Tensor:  # fmt: skip
     """The update of rows x [..., c]: ReLU with biases, SwiGLU with gate_w. Added where it ends up, if that lies as it does."""
     c, u = up_w.shape
-    check(c)
+    check(c, u)
     x, end = x.contiguous(), residual(x.shape)
     out, source, _ = end.take() if end and end.flat else (torch.empty_like(x), None, None)
     if on_hopper(x):

@@ -155,7 +155,8 @@ def transition(
 ) -> Tensor:
     """x [..., c], its norm's scale and offset [c], down_w [u, c], `ups` [c, u] -> the update [..., c].
 
-    ReLU with biases up_b [u], down_b [c] and up_w; SwiGLU without, and up_w, gate_w. Raises NotImplementedError for more than 256 channels.
+    ReLU with biases up_b [u], down_b [c] and up_w; SwiGLU without, and up_w, gate_w. Raises NotImplementedError
+    for more than 256 channels, and where neither c nor u is a multiple of 16.
     """
     given = x, scale, offset, down_w, up_b, down_b, *ups
     return Transition.apply(*given) if torch.is_grad_enabled() else forward(*given)  # type: ignore[no-any-return, arg-type]

@@ -24,6 +24,8 @@ Kernels = dict[str, dict[str, Kernel]]
 """Kernel name -> device type -> cost."""
 HALF = ("bf16", "fp16")
 """Precisions of kernels that in fp32 storage would be slower than the library's products."""
+EITHER = ("c", "u")
+"""Of a transition by Triton: ops/triton_transition.py."""
 LONG_ROWS = (("bf16", 1024),)
 """Of attention on NVIDIA Hopper: ops/hopper_attention.py."""
 
@@ -71,14 +73,17 @@ TRIANGLE_MULTIPLICATION: Kernels = {
     "reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE),
     "triton": fused(triton_triangle.TRIANGLE_UPDATE, ("u", 1, 256), share=triton_triangle.TRIANGLE_SHARE),
 }
-RELU_TRANSITION: Kernels = {"reference": anywhere(pair.RELU_UPDATE), "triton": fused(triton_transition.RELU_TRANSITION, ("c", 129, 256))}
+RELU_TRANSITION: Kernels = {
+    "reference": anywhere(pair.RELU_UPDATE),
+    "triton": fused(triton_transition.RELU_TRANSITION, ("c", 129, 256), sixteenths=EITHER),
+}
 NARROW_RELU_TRANSITION: Kernels = {
     "reference": anywhere(pair.RELU_UPDATE),
-    "triton": {"cuda": Kernel(triton_transition.NARROW_RELU_TRANSITION, within=(("c", 1, 128),), recorded=HALF)},
+    "triton": {"cuda": Kernel(triton_transition.NARROW_RELU_TRANSITION, within=(("c", 1, 128),), sixteenths=EITHER, recorded=HALF)},
 }
 SWIGLU_TRANSITION: Kernels = {
     "reference": anywhere(pair.SWIGLU_UPDATE),
-    "triton": {"cuda": Kernel(triton_transition.SWIGLU_TRANSITION, precisions=HALF, within=(("c", 1, 256),))},
+    "triton": {"cuda": Kernel(triton_transition.SWIGLU_TRANSITION, precisions=HALF, within=(("c", 1, 256),), sixteenths=EITHER)},
 }
 OUTER_PRODUCT_MEAN: Kernels = {
     "reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE),

@@ -57,6 +57,8 @@ class Kernel:
     """The other axis' length must be a multiple of it."""
     within: tuple[tuple[str, int, int], ...] = ()
     """(role, least, most): widths it is made for."""
+    sixteenths: tuple[str, ...] = ()
+    """Roles of which one at least has a width that is a multiple of 16."""
     shortest: int = 1
     """The least length of the other axis."""
     turns: tuple[tuple[str, int], ...] = ()
@@ -67,7 +69,8 @@ class Kernel:
     """The module that it needs and foldfit does not: it is planned where that is trusted or asked for (cost/trust.py)."""
 
     def made_for(self, widths: dict[str, int]) -> bool:
-        return all(low <= widths[role] <= high for role, low, high in self.within)
+        fits = all(low <= widths[role] <= high for role, low, high in self.within)
+        return fits and (not self.sixteenths or any(widths[role] % 16 == 0 for role in self.sixteenths))
 
 
 @dataclass(frozen=True)
