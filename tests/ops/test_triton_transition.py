@@ -65,7 +65,7 @@ def test_pieces_change_nothing_but_the_order_of_sums(monkeypatch):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_shares_of_the_rows_change_nothing_but_the_order_of_sums(precision, monkeypatch):
     """Neither tiles nor shares divide the rows; the hidden layer takes two programs, the second in part."""
-    given = inputs_of((7, 23), 40, 200, "relu_mlp", DTYPES[precision])
+    given = inputs_of((7, 23), 40, 208, "relu_mlp", DTYPES[precision])
     cotangent = torch.randn(7, 23, 40, device=DEVICE).to(DTYPES[precision])
     whole = gradients(KERNELS["triton"].relu_mlp, given, DTYPES[precision], cotangent)
     monkeypatch.setattr(narrow, "ROWS_EACH", 50)
