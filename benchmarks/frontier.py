@@ -2,8 +2,8 @@
 
     python benchmarks/frontier.py     # -> docs/frontier-h200.svg, anywhere
 
-48 Evoformer blocks at (512, 384), bf16, dropout, CUDA graphs. Measured: benchmarks/results/side_by_side_h200.json and ranks_h200.json, by
-plans of an older database. Peers: benchmarks/results/peers_h200.json, on another H200.
+48 Evoformer blocks at (512, 384), bf16, dropout, CUDA graphs. Measured: benchmarks/results/side_by_side_h200.json and ranks_h200.json.
+Peers: benchmarks/results/peers_h200.json, on another H200.
 """
 
 import json
@@ -50,7 +50,7 @@ def draw(axes: Any) -> None:
     limits = [b / 1e9 for b, _, _ in curve]
     axes.step(limits, [s for _, s, _ in curve], where="post", color=BLUE, label="planned, costs measured")
     axes.step(limits, [low for _, _, low in curve], where="pre", color=GREY, linestyle=":", label="certificate: no plan is below")
-    axes.plot(*zip(*measured(), strict=True), "x", color="black", markersize=8, label="measured, plans of an older database")
+    axes.plot(*zip(*measured(), strict=True), "x", color="black", markersize=8, label="measured")
     for marker, (who, at) in zip("PXd", peers().items(), strict=True):
         axes.plot(*at, marker, color=ORANGE, markersize=8, linestyle="none", label=f"{who}, another H200")
     axes.set(xlabel="memory, GB", ylabel="seconds a step", xscale="log", yscale="log", ylim=(0.6, 6))
