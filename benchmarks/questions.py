@@ -1,4 +1,4 @@
-"""The study's open questions, asked of the planner: plans on costs measured on an H100, none of them run as a whole.
+"""The study's open questions, asked of the planner: plans on costs measured on an H200, none of them run as a whole.
 
 python benchmarks/questions.py            # asks again: benchmarks/results/questions.json, and docs/questions.md of it
 python benchmarks/questions.py --page     # docs/questions.md alone, of the figures that are there
@@ -30,7 +30,7 @@ from foldfit.stacks import stack_spec
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "questions.json"
-MEASURED = ROOT / "src" / "foldfit" / "cost" / "measured" / "H100.json"
+MEASURED = ROOT / "src" / "foldfit" / "cost" / "measured" / "H200.json"
 COMPILED = ROOT / "benchmarks" / "results" / "compiled_h100.json"
 """Of benchmarks/compiled.py."""
 PAGE = ROOT / "docs" / "questions.md"
@@ -170,9 +170,9 @@ def compiled() -> dict:
 
 
 def ask() -> dict:
-    h100 = find_device("H100")
-    assert find_costs(h100) is not None, "the shipped costs of the H100"
-    tables = {shape: table_of(shape, h100, "graph") for shape in SHAPES}
+    card = find_device("H200")
+    assert find_costs(card) is not None, "the shipped costs of the H200"
+    tables = {shape: table_of(shape, card, "graph") for shape in SHAPES}
     big = tables[SHAPES[-1]]
     low, high = least(big), figures(make_plan(big))["peak"]
     limits = [round(low * (high / low) ** (i / 11)) for i in range(12)]
@@ -180,17 +180,17 @@ def ask() -> dict:
     earlier = "" if costs.kernels == GENERATION else ", kernels of a generation before"
     out = {
         "costs": f"{costs.date}, torch {costs.versions['torch']}{earlier}", "state": sum(big.stacks[0].state.values()),
-        "slicing": {name: slicing(table_of(SHAPES[-1], h100, "graph", kernels)) for name, kernels in KERNELS.items() if name != "and SDPA"},
+        "slicing": {name: slicing(table_of(SHAPES[-1], card, "graph", kernels)) for name, kernels in KERNELS.items() if name != "and SDPA"},
         "filling": filling(costs),
         "passes": [{"limit": limit} | found for limit in limits if (found := planned(big, limit))],
         "kernels": [], "keeping": [], "sizes": [], "cards": [],
     }  # fmt: skip
     for name, kernels in KERNELS.items():
-        table = table_of(SHAPES[-1], h100, "graph", kernels)
+        table = table_of(SHAPES[-1], card, "graph", kernels)
         cells = {str(size): planned(table, size * GIB) for size in (4, 12, 80)}
         out["kernels"].append({"kernels": name, "least": least(table), "where": where(table), "at": cells})
         for shape in SHAPES:
-            own = table_of(shape, h100, "graph", kernels)
+            own = table_of(shape, card, "graph", kernels)
             out["keeping"].append({"kernels": name, "shape": shape} | figures(make_plan(own)))
     for shape, table in tables.items():
         for size in SIZES:
@@ -218,9 +218,9 @@ def main() -> None:
 HEAD = """# The study's open questions
 
 The study ends with questions. Here they are put to the planner, for its largest training step: 48 Evoformer blocks with dropout at
-n_seq 512, n_res 384 (other shapes where named), bf16, on an H100. `python benchmarks/questions.py` -> `benchmarks/results/questions.json`
+n_seq 512, n_res 384 (other shapes where named), bf16, on an H200. `python benchmarks/questions.py` -> `benchmarks/results/questions.json`
 (foldfit {foldfit}, {date}), which every figure of this page is from. **Plans were not run here**: bytes are promises, seconds are
-the planner's, from the options measured one by one on an H100 (`src/foldfit/cost/measured/H100.json`, {costs}, CUDA
+the planner's, from the options measured one by one on an H200 (`src/foldfit/cost/measured/H200.json`, {costs}, CUDA
 graphs), or, where it says so, modelled. What whole runs took is in [performance](performance.md).
 """
 
@@ -293,7 +293,7 @@ def filling_part(found: dict) -> str:
     quarter, sixteenth = ratios(fused, 4), ratios(fused, 16)
     return f"""## How large a slice already fills the device?
 
-Of the MSA attentions by PyTorch's kernels a quarter of the rows does ({percent(max(ratios(attention, 4)))} more time at most), and a sixteenth nearly
+Of the MSA attentions by PyTorch's kernels a quarter of the rows does ({percent(max(1.0, *ratios(attention, 4)))} more time at most), and a sixteenth nearly
 ({percent(max(ratios(attention, 16)))}). Faster kernels need larger slices: in 4 of them Triton's take {min(quarter):.2f} to {max(quarter):.2f} times as long, in 16
 {min(sixteenth):.1f} to {max(sixteenth):.1f} times. So the planner slices the attentions first, and the triangle multiplications last.
 Measured, forward and backward of one sub-module in 1, 4 and 16 slices, against whole:
@@ -367,7 +367,7 @@ fp64 they are {worst["reference"]}, {worst["compiled"]} and {worst["triton"]} of
 
 {grid(("sub-module", "PyTorch: ms forward / with backward", "compiled", "Triton", "PyTorch keeps MiB", "compiled", "Triton"), lines)}
 
-Given to the planner, whole sub-modules alone, kept or recomputed: 48 blocks take in 12 GiB {faster["compiled"]:.1f} times less time compiled than by
+Given to the planner with the costs of an H100, whole sub-modules alone, kept or recomputed: 48 blocks take in 12 GiB {faster["compiled"]:.1f} times less time compiled than by
 PyTorch's steps, and {faster["triton"]:.1f} times less by Triton. So compiling moves the whole curve down and hardly to the left: it buys time, not
 memory. It takes {total["compiled"]["first_s"] / len(rows):.0f} s a sub-module, for one size and one number of rows, of which slices have many: that is why it is no option
 of the table. {missing}
@@ -398,7 +398,7 @@ def sizes_part(found: dict) -> str:
     ]
     return f"""## The same on cards of 8 to 141 GB
 
-A card as fast as an H100, with more or less memory than it has: milliseconds (and passes a block). At (512, 384) 12 GiB cost {percent(twelve / whole)} more time than {SIZES[-1]}:
+A card as fast as an H200, with more or less memory than it has: milliseconds (and passes a block). At (512, 384) 12 GiB cost {percent(twelve / whole)} more time than {SIZES[-1]}:
 
 {grid(("GiB", *(f"{s}, {r}" for s, r in SHAPES)), rows)}
 
