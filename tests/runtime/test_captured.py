@@ -101,7 +101,7 @@ def test_a_run_knows_whether_another_came_between():
     nothing = SimpleNamespace(replay=lambda: None)
     one = {"z": torch.ones(2)}
     graphs = SimpleNamespace(
-        state={"z": torch.zeros(2)}, drawn=False, forward_part=nothing, backward_part=nothing, turn=0,
+        replay=lambda part: part.replay(), state={"z": torch.zeros(2)}, drawn=False, forward_part=nothing, backward_part=nothing, turn=0,
         out=one, grads={"z": torch.zeros(2)}, d_state=one, parameters=[],
         gradients=SimpleNamespace(copy=lambda parameters: None),
     )  # fmt: skip

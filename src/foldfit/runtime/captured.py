@@ -65,6 +65,12 @@ class Captured:
             with torch.no_grad(), backward:
                 self.d_state, self.gradients = executor.backward(dict(self.grads), self.parameters)
 
+    def replay(self, part: Part) -> None:
+        """With a collective behind it that the group's timeout is over, which it is not over those within a graph: a rank that never comes
+        ends the run."""
+        part.replay()
+        self.ranks.same(self.seed)
+
     def fits(self, trunk: "Trunk", plan: Plan) -> bool:
         """Whether these graphs are of this plan, mode and ranks, and the parameters still where they were."""
         same = self.plan.digest == plan.digest and self.drawn == (plan.problem.dropout and trunk.training)
@@ -83,7 +89,7 @@ class Replay:
             g.state[name].copy_(x)
         if g.drawn:
             g.ranks.same(g.seed.random_(2**62))
-        g.forward_part.replay()
+        g.replay(g.forward_part)
         g.turn += 1
         self.turn = g.turn
         return {name: x.clone() for name, x in g.out.items()}
@@ -95,7 +101,7 @@ class Replay:
             raise BadInput("a captured plan ran forward again before this backward: run backward first, or plan with launch='eager'")
         for name, x in grads.items():
             g.grads[name].copy_(x)
-        g.backward_part.replay()
+        g.replay(g.backward_part)
         return {name: x.clone() for name, x in g.d_state.items()}, g.gradients.copy(g.parameters)
 
 
