@@ -5,8 +5,8 @@
 Collectives first (`foldfit profile --gpus N`) where the database has none between so many, so that plans stand on them; then every
 row on each number of GPUs, by torchrun, in the order of the table below, the most wanted first. A row that fails says so and the others
 go on, in new processes where need be; what time does not suffice for is `skipped`. FOLDER gets ranks.json (all rows), costs.json (the
-database with the collectives) and log.txt. Kernels that were never compiled on the machine take longer than the rows:
-`foldfit profile --all --device cuda` before it compiles them, several at a time.
+database with the collectives) and log.txt. Kernels of bf16 are compiled before all else, in at most a quarter of the time: on a machine
+that has never run them that takes minutes.
 
 Efficiency: t1 / (N tN) of the same row. `exposed`: seconds between begin and end of the collectives that the computation waits for.
 Peaks are compared under the policies that do not fill the limit: large, chunk. `check`: outputs and gradients, fp32, against
@@ -14,6 +14,7 @@ one rank's.
 """
 
 import argparse
+import contextlib
 import datetime
 import gc
 import json
@@ -279,6 +280,14 @@ def stop(process: subprocess.Popen) -> None:
     process.wait()
 
 
+def compile_first(args: argparse.Namespace) -> None:
+    """The kernels of the precision of most rows, several at a time: ranks would do it one after the other, all of them the same."""
+    if args.device != "cpu":
+        command = [sys.executable, "-m", "foldfit", "profile", "--all", "--compile", "all", "--precisions", "bf16", "--device", args.device]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, timeout=15 * args.minutes, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def profile(args: argparse.Namespace, gpus: int, first: int, seconds: float) -> None:
     """The collectives between so many, into FOLDER/collectives.json."""
     memory = "40MiB" if args.device == "cpu" else "8GiB"
@@ -311,6 +320,7 @@ def drive(args: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "log.txt").unlink(missing_ok=True)
     begin, several = time.time(), [n for n in args.gpus if n > 1]
+    compile_first(args)
     for n in several:
         if not are_measured(device_of(args.device, ""), n):
             profile(args, n, 0, 45)

@@ -1,11 +1,12 @@
 """Profiling on this machine's processor."""
 
+import argparse
 import json
 
 import msgspec
 import pytest
 
-from foldfit.cli import main, parser_of
+from foldfit.cli import main, parser_of, profile
 from foldfit.cli.profile import asked
 from foldfit.cost.database import corrections, load_costs
 from foldfit.planner.worth import tasks
@@ -119,3 +120,17 @@ def test_a_card_that_is_not_here(capsys, tmp_path):
     if not torch.cuda.is_available():
         assert main(["profile", *FLAGS, "--device", "H200", "--costs", str(tmp_path / "c.json")]) == 5
         assert "no H200 here" in capsys.readouterr().err
+
+
+def test_all_kinds_of_kernels_are_compiled_once_a_precision(monkeypatch):
+    """On a machine with a card, by processes of their own."""
+    commands = []
+    monkeypatch.setattr(profile.subprocess, "run", lambda command, **more: commands.append(command))
+    parser = argparse.ArgumentParser()
+    profile.add_arguments(parser)
+    args = parser.parse_args(["--all", "--compile", "all", "--precisions", "bf16,fp16", "--device", "H200", "--costs", "modelled"])
+    problems, device = profile.asked(args)
+    profile.compile_ahead(args, tasks(problems, device))
+    jobs = [(c[c.index("--precisions") + 1], c[c.index("--compile") + 1]) for c in commands]
+    assert len(jobs) == len(set(jobs)) and {p for p, _ in jobs} == {"bf16", "fp16"}
+    assert {kind for _, kind in jobs} >= {"transition", "swiglu_transition", "outer_product_mean", "triangle_multiplication"}

@@ -47,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--all", action="store_true", help="every stack, precision and a handful of sizes: what a database that ships has")
     add("--minutes", type=float, metavar="M", help="stop after so long, the most informative measured; call again for the rest")
     add("--run", action="store_true", help="also run one plan: what a whole run takes beyond the sum of its parts")
-    add("--compile", metavar="KIND", help="run a kind of sub-module once for nothing but its kernels' compilation: what --all does first")
+    add(
+        "--compile",
+        metavar="KIND",
+        help="run a kind of sub-module once for nothing but its kernels' compilation; all: every kind, several at a time",
+    )
     add("--again", nargs="?", const="all", metavar="KERNELS", help="forget what the database has of these, or of all, and measure it anew")
 
 
@@ -80,6 +84,8 @@ def main(args: argparse.Namespace) -> None:
     asked_for = tasks(problems, device)
     samples = {s.identity: s for s in remembered(costs, asked_for, args.again)}
     before, todo = len(samples), [t for t in asked_for if t.identity not in samples]
+    if args.compile == "all":
+        return compile_ahead(args, asked_for)
     if args.compile:
         return compile_kernels([t for t in asked_for if t.sub.kind == args.compile])
     if args.again:
