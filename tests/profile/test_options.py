@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 
 import msgspec
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from foldfit.cli import main, parser_of, profile
 from foldfit.cli.profile import asked
 from foldfit.cost.database import corrections, load_costs
+from foldfit.cost.sample import Sample, name_of
 from foldfit.planner.worth import tasks
 from foldfit.profile import options
 
@@ -134,3 +136,22 @@ def test_all_kinds_of_kernels_are_compiled_once_a_precision(monkeypatch):
     jobs = [(c[c.index("--precisions") + 1], c[c.index("--compile") + 1]) for c in commands]
     assert len(jobs) == len(set(jobs)) and {p for p, _ in jobs} == {"bf16", "fp16"}
     assert {kind for _, kind in jobs} >= {"transition", "swiglu_transition", "outer_product_mean", "triangle_multiplication"}
+
+
+def test_a_spike_is_measured_once_more(tmp_path, monkeypatch, capsys):
+    seen = Counter()
+
+    def sample(bench, choice):
+        """More slices take longer, but for the first time that two rows are taken."""
+        lengths = {name: lengths for name, lengths in bench.axes.items()}
+        once = Sample(name_of(bench.spec), choice.kernel, bench.precision, lengths, choice.rows, choice.share_rows, 1 + 1 / choice.rows)
+        seen[once.identity] += 1
+        return msgspec.structs.replace(once, forward=9.0) if choice.rows == 2 and seen[once.identity] == 1 else once
+
+    monkeypatch.setattr(options.Bench, "sample", sample)
+    path = str(tmp_path / "costs.json")
+    assert main(["profile", *FLAGS, "--costs", path, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["measured"] == len(seen)
+    samples = load_costs(path).samples
+    assert {s.rows for s in samples if seen[s.identity] == 2} == {2}
+    assert all(s.forward == 1 + 1 / s.rows for s in samples)

@@ -66,6 +66,7 @@ def main(args: argparse.Namespace) -> None:
     from foldfit.cli.progress import counted
     from foldfit.cost.accuracy import accuracy, overall
     from foldfit.cost.database import user_file
+    from foldfit.cost.spikes import lesser, spikes
     from foldfit.errors import MissingEnvironment
     from foldfit.planner.worth import tasks
     from foldfit.profile.here import costs_here
@@ -98,7 +99,12 @@ def main(args: argparse.Namespace) -> None:
             samples |= {s.identity: s for s in found}
             if time.monotonic() > saved + SAVED:
                 costs, saved = kept(costs, samples.values(), path), time.monotonic()
-    if len(samples) > before:
+    new = {t.identity for t in todo} & samples.keys()
+    doubtful = spikes(samples.values()) & new
+    with counted(len(doubtful), "measuring once more") as tick:
+        for found in measured([t for t in todo if t.identity in doubtful], until, tick):
+            samples |= {s.identity: lesser(s, samples[s.identity]) for s in found}
+    if new:
         costs = kept(costs, samples.values(), path)
     if args.run:
         costs = whole_run(problems[0], replace(device, costs=str(path)), costs)
