@@ -62,7 +62,9 @@ def test_what_graphs_hold_is_measured():
     model, plan = Evoformer(n_blocks=2).cuda().bfloat16(), plan_of("graph", False)
     x = [torch.randn(40, 96, 256).cuda().bfloat16(), torch.randn(96, 96, 128).cuda().bfloat16()]
     measured = measure(model, x, plan, repeat=0)
-    assert 0.9 * plan.promised.peak_bytes <= measured.peak_bytes <= plan.promised.peak_bytes
+    most = plan.promised.peak_bytes
+    least = 0.9 * most - plan.resident["workspace"]  # of one of the two streams, which here is a fifth of all
+    assert least <= measured.peak_bytes <= most
 
 
 def over_ranks(rank: int) -> None:
