@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from foldfit.cli import main
+from foldfit.cost.devices import find_device
 from foldfit.cost.trust import trust_of
 from foldfit.ops import KERNELS
 from foldfit.planner.options import option_table
@@ -130,7 +131,7 @@ def test_processes_give_the_same_verdicts_and_one_that_crashes_is_not_trusted():
 def test_what_was_stopped_goes_on_where_it_was(cache, capsys, monkeypatch):
     """Verdicts are kept one by one; a run that came to its end starts anew."""
     asked = list(kernel_check.cases("cpu", ["fp32"]))
-    monkeypatch.setattr(kernel_check, "cases", lambda device, precisions: iter(asked))
+    monkeypatch.setattr(kernel_check, "cases", lambda device, precisions, widths: iter(asked))
     seen: list[str] = []
     good = kernel_check.Verdict("reference", "x", "x", "fp32", 7, 0.0, 0.0, 0.0)
 
@@ -160,3 +161,24 @@ def test_flags_leave_some_kernels_or_none(cache, capsys, monkeypatch):
     assert {(r["kernel"], r["precision"]) for r in rows} == {("sdpa", "bf16")}
     assert main(["doctor", "--kernels", "triton"]) == 2
     assert "no kernel triton on cpu" in capsys.readouterr().err
+
+
+def test_other_widths_are_checked_and_trusted_for_themselves(cache, capsys, monkeypatch):
+    monkeypatch.setattr(kernel_check, "N_SEQ", 9)
+    monkeypatch.setattr(kernel_check, "N_RES", 11)
+    right = KERNELS["sdpa"]
+
+    def wrong(x, *rest):
+        return (1.001 if x.shape[-1] == 24 else 1) * right.attention(x, *rest)
+
+    monkeypatch.setitem(KERNELS, "sdpa", replace(right, attention=wrong))
+    assert main(["doctor", "--kernels", "sdpa", "--precisions", "fp32"]) == 0
+    assert main(["doctor", "--kernels", "sdpa", "--precisions", "fp32", "--width", "c_m=24"]) == 1
+    out = capsys.readouterr()
+    assert "sdpa column_attention fp32 c=24" in out.err and "triangle_attention" not in out.err
+    assert kernels_planned() == {"reference", "sdpa"}  # at the published widths
+    problem = Problem(stacks=(Stack("evoformer", 1, 8, {"c_m": 24}),), n_res=16, memory=2**30)
+    attention = option_table(problem, find_device("cpu")).stacks[0].sub_modules[1]
+    assert {o.choice.kernel for o in attention.options} == {"reference"}
+    assert main(["doctor", "--kernels", "--width", "c_q=3"]) == 2
+    assert "c_q" in capsys.readouterr().err

@@ -7,6 +7,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--kernels", nargs="?", const="all", metavar="NAMES", help="check kernels on this device against fp64: all, or these")
     add("--precisions", default="", metavar="NAMES", help="of --kernels: only these, by commas")
+    add("--width", action="append", default=[], metavar="NAME=N", help="of --kernels: at a width of your own, as c_m=64")
     add("--again", action="store_true", help="of --kernels: also what a run that was stopped had checked")
 
 

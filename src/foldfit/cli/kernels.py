@@ -53,17 +53,22 @@ def main(args: argparse.Namespace) -> int:
 
 def asked_for(args: argparse.Namespace, kind: str) -> "dict[str, list[Case]]":
     """Mark -> its cases. Raises BadInput where the flags leave none."""
+    from foldfit.cli.problem import widths_of
     from foldfit.errors import BadInput
     from foldfit.profile.kernel_check import TOLERANCE, cases
+    from foldfit.stacks import STACKS, stack_spec
 
+    widths, known = widths_of(args.width), {name for stack in STACKS for name in stack_spec(stack).widths}
+    if unknown := widths.keys() - known:
+        raise BadInput(f"--width {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(known))}")
     precisions = args.precisions.split(",") if args.precisions else ["fp32", "bf16"] if kind == "cpu" else list(TOLERANCE)
     out: dict[str, list[Case]] = {}
-    for case in cases(kind, precisions):
+    for case in cases(kind, precisions, widths):
         if args.kernels == "all" or case.kernel in args.kernels.split(","):
             out.setdefault(case.mark, []).append(case)
     if not out:
         raise BadInput(
-            f"no kernel {args.kernels} on {kind} in {', '.join(precisions)}: leave out --precisions, or the names after --kernels"
+            f"no kernel {args.kernels} on {kind} in {', '.join(precisions)}: leave out --precisions, the names after --kernels, or --width"
         )
     return out
 

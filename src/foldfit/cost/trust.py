@@ -13,6 +13,7 @@ from foldfit.cost.database import user_file
 from foldfit.cost.devices import Device
 from foldfit.errors import BadInput
 from foldfit.plans import write_text
+from foldfit.stacks import STACKS, stack_spec
 from foldfit.stacks.spec import Kernel, SubModuleSpec
 
 
@@ -37,8 +38,22 @@ def trust_file(device: str) -> Path:
     return user_file(device).with_suffix(".kernels.json")
 
 
-def mark(kernel: str, sub: SubModuleSpec, precision: str) -> str:
+@lru_cache
+def published() -> frozenset[tuple[str, frozenset[tuple[str, int]]]]:
+    """Kinds and widths of the sub-modules of all stacks as they were published."""
+    return frozenset((sub.kind, frozenset(sub.widths.items())) for name in STACKS for sub in stack_spec(name).sub_modules)
+
+
+def kind_mark(kernel: str, sub: SubModuleSpec, precision: str) -> str:
     return f"{kernel} {sub.kind} {precision}"
+
+
+def mark(kernel: str, sub: SubModuleSpec, precision: str) -> str:
+    """What is trusted together: a kind of sub-module at all published widths; at others, which it names, for itself."""
+    own = kind_mark(kernel, sub, precision)
+    if (sub.kind, frozenset(sub.widths.items())) in published():
+        return own
+    return own + "".join(f" {name}={n}" for name, n in sorted(sub.widths.items()))
 
 
 @lru_cache
@@ -59,6 +74,6 @@ def save_trust(device: str, trust: Trust) -> None:
 
 
 def trusted(name: str, kernel: Kernel, sub: SubModuleSpec, precision: str, device: Device) -> bool:
-    """Whether a sub-module may be planned by this kernel."""
-    found, own = trust_of(device.name), mark(name, sub, precision)
-    return own not in found.failed and (not kernel.package or name in device.providers or own in found.passed)
+    """Whether a sub-module may be planned by this kernel: other widths are trusted as the published ones are until they are checked."""
+    found, marks = trust_of(device.name), {kind_mark(name, sub, precision), mark(name, sub, precision)}
+    return marks.isdisjoint(found.failed) and (not kernel.package or name in device.providers or not marks.isdisjoint(found.passed))

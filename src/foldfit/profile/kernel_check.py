@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foldfit.cost.sizes import shapes_of
-from foldfit.cost.trust import mark
+from foldfit.cost.trust import kind_mark, mark
 from foldfit.model import SUB_MODULES, SubModule
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
@@ -18,7 +18,7 @@ from foldfit.runtime.apply import Call, State
 from foldfit.runtime.executor import matmul_precision
 from foldfit.runtime.parameters import Gradients
 from foldfit.runtime.trunk import DTYPES
-from foldfit.stacks import STACKS, SubModuleSpec
+from foldfit.stacks import STACKS, SubModuleSpec, stack_spec
 from foldfit.stacks.spec import Axis, Kernel
 
 TOLERANCE = {"fp32": 1e-5, "tf32": 3e-3, "bf16": 5e-2, "fp16": 5e-3}
@@ -77,13 +77,17 @@ class Verdict:
         return self.output <= tolerance and self.inputs <= of_gradients and self.parameters <= of_gradients  # NaN is not
 
 
-def cases(device_type: str, precisions: list[str]) -> Iterator[Case]:
-    """Of every kernel that this type of device can run, on every kind of sub-module, once for each way through its code."""
+def cases(device_type: str, precisions: list[str], widths: dict[str, int] | None = None) -> Iterator[Case]:
+    """Of every kernel that this type of device can run, on every kind of sub-module, once for each way through its code; with `widths`,
+    of the sub-modules that those make other than the published ones."""
     seen = set()
     for name in STACKS:
-        problem = Problem(stacks=(Stack(name, 1, 0 if name == "pairformer" else N_SEQ),), n_res=N_RES, memory=1)
+        own = {k: n for k, n in (widths or {}).items() if k in stack_spec(name).widths}
+        problem = Problem(stacks=(Stack(name, 1, 0 if name == "pairformer" else N_SEQ, own),), n_res=N_RES, memory=1)
         spec, shapes = shapes_of(problem, problem.stacks[0])
         for sub in spec.sub_modules:
+            if widths and mark("", sub, "") == kind_mark("", sub, ""):
+                continue
             for kernel, by_device in sub.kernels.items():
                 cost = by_device.get(device_type)
                 if cost is None or not here(cost) or not cost.made_for(sub.widths):
