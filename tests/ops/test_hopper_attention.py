@@ -1,9 +1,5 @@
 """What of the kernel for NVIDIA Hopper can be tested without one: that it compiles, and what surrounds it. On one: its numbers."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -12,20 +8,15 @@ pytest.importorskip("triton.experimental.gluon")
 from foldfit.ops import hopper_attention
 from foldfit.ops import triton_attention as ta
 from foldfit.stacks.kernels import LONG_ROWS
+from tests.ops.hopper import SHARED, on_hopper, shared_bytes
 from tests.ops.test_triton_attention import compare, make_inputs, reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHARED = 232448  # bytes that a program can have
-on_hopper = pytest.mark.skipif(
-    not (torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9), reason="needs an NVIDIA Hopper"
-)
 
 
 def test_compiles():
-    """For compute capability 9, in a process of its own without the interpreter."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.ops.compile_hopper"]
-    assert 0 < int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout) <= SHARED
+    (size,) = shared_bytes("compile_hopper")
+    assert 0 < size <= SHARED
 
 
 def test_fits_nothing_else():

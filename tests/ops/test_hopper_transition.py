@@ -1,9 +1,5 @@
 """What of the transitions' kernels for NVIDIA Hopper can be tested without one: that they compile, and for what. On one: their numbers."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -11,21 +7,14 @@ pytest.importorskip("triton.experimental.gluon")
 
 from foldfit.ops import KERNELS, hopper_transition, hopper_transition_backward
 from foldfit.ops.onto import onto
+from tests.ops.hopper import SHARED, on_hopper, shared_bytes
 from tests.ops.test_triton_transition import TOLERANCE, gradients, inputs_of
-
-SHARED = 232448  # bytes that a program can have
-on_hopper = pytest.mark.skipif(
-    not (torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9), reason="needs an NVIDIA Hopper"
-)
 
 
 def test_compiles():
-    """For compute capability 9, in a process of its own without the interpreter."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.ops.compile_hopper_transition"]
-    lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()
-    assert len(lines) == len(hopper_transition.BLOCKS) + 1
-    assert all(0 < int(line) <= SHARED for line in lines)
+    sizes = shared_bytes("compile_hopper_transition")
+    assert len(sizes) == len(hopper_transition.BLOCKS) + 1
+    assert all(0 < size <= SHARED for size in sizes)
 
 
 def test_fits_nothing_else():

@@ -1,9 +1,5 @@
 """What of the kernels for NVIDIA Hopper can be tested without one: that they compile, and for what they are. On one: their numbers."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -14,22 +10,18 @@ from foldfit.ops import reference as ref
 from foldfit.ops import triton_gated_linear as tg
 from foldfit.ops import triton_triangle as tt
 from foldfit.ops.onto import onto
+from tests.ops.hopper import on_hopper, shared_bytes
 from tests.ops.test_triton_triangle import agree, columns, gradients, inputs_of
 
-SHARED = 233472  # bytes of a multiprocessor's programs, a KiB of each the system's
-on_hopper = pytest.mark.skipif(
-    not (torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9), reason="needs an NVIDIA Hopper"
-)
+PROCESSORS = 228 * 1024
+"""Bytes of a multiprocessor's programs, a KiB of each the system's."""
 
 
 def test_compiles():
-    """For compute capability 9, in a process of its own without the interpreter; as many programs fit as are asked for."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.ops.compile_hopper_triangle"]
-    lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()
-    programs = 2, 1, 1, 1
-    assert len(lines) == len(programs)
-    assert all(0 < count * (int(line) + 1024) <= SHARED for line, count in zip(lines, programs, strict=True))
+    """As many programs fit as are asked for."""
+    sizes, programs = shared_bytes("compile_hopper_triangle"), (2, 1, 1, 1)
+    assert len(sizes) == len(programs)
+    assert all(0 < count * (size + 1024) <= PROCESSORS for size, count in zip(sizes, programs, strict=True))
 
 
 def test_fits_nothing_else():
