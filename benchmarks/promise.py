@@ -10,7 +10,6 @@
 
 import argparse
 import datetime
-import gc
 import hashlib
 import json
 import sys
@@ -76,11 +75,10 @@ def measured(plan: Plan, reserve: int, repeat: int) -> dict:
 
     from foldfit.runtime.job import job_of
     from foldfit.runtime.measure import measure
-    from foldfit.runtime.meter import exact_allocator
+    from foldfit.runtime.meter import exact_allocator, release_leftovers
     from foldfit.runtime.offload import pool_of
 
     exact_allocator()
-    torch._C._cuda_clearCublasWorkspaces()  # an earlier row's graphs had some of their own
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction(min(1.0, reserve / total) if reserve else 1.0)
     try:
@@ -96,8 +94,7 @@ def measured(plan: Plan, reserve: int, repeat: int) -> dict:
     finally:
         job = None
         pool_of.cache_clear()
-        gc.collect()
-        torch.cuda.empty_cache()
+        release_leftovers()
 
 
 def used(row: dict) -> int:

@@ -16,7 +16,6 @@ one rank's.
 import argparse
 import contextlib
 import datetime
-import gc
 import json
 import os
 import subprocess
@@ -183,11 +182,11 @@ def check(row: Row, device: Device, ranks) -> dict:
 
 def work(args: argparse.Namespace, rows: tuple[Row, ...]) -> None:
     """One process of torchrun: rows from number `--skip` on, each a line of `--rows`, written by the first rank."""
-    import torch
     import torch.distributed as dist
 
     from foldfit.runtime import launch
     from foldfit.runtime.captured import CAPTURED
+    from foldfit.runtime.meter import release_leftovers
 
     launch.TIMEOUT = datetime.timedelta(seconds=100)
     device, world = device_of(args.device, args.costs), int(os.environ.get("WORLD_SIZE", 1))
@@ -212,9 +211,7 @@ def work(args: argparse.Namespace, rows: tuple[Row, ...]) -> None:
                 print(f"rank {ranks.rank}, row {i}: {found['error']}", file=sys.stderr, flush=True)
                 os._exit(9)
             CAPTURED.clear()
-            gc.collect()
-            if device.name != "cpu":
-                torch.cuda.empty_cache()
+            release_leftovers()
 
 
 class Torchrun:

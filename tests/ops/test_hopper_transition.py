@@ -39,6 +39,17 @@ def test_hidden_gradient_fits_nothing_else():
     assert not hopper_transition_backward.fits(d_out[:0], hidden[:0], down_w)
 
 
+@pytest.mark.parametrize("processors", [78, 132])
+@pytest.mark.parametrize("u", [128, 1024, 32768])
+@pytest.mark.parametrize("rows", [1, 127, 128, 2047, 40000])
+def test_sums_within_the_promise(rows, u, processors):
+    """A program at least, no more of them than run at once, and no more sums than are promised: 4 bytes per 128 of the hidden layer."""
+    shares = hopper_transition_backward.shares_of(rows, u, processors)
+    assert shares >= 1
+    assert shares == 1 or shares * u // 128 <= processors
+    assert shares == 1 or shares * u * 4 <= rows * u * 4 / 128
+
+
 @on_hopper
 @pytest.mark.parametrize("op", ["relu_mlp", "swiglu"])
 @pytest.mark.parametrize("c", [128, 256])

@@ -138,17 +138,32 @@ def test_all_kinds_of_kernels_are_compiled_once_a_precision(monkeypatch):
     assert {kind for _, kind in jobs} >= {"transition", "swiglu_transition", "outer_product_mean", "triangle_multiplication"}
 
 
-def test_a_spike_is_measured_once_more(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def seen(monkeypatch) -> Counter:
+    """How often each option was measured: more slices take longer, but for the first time that two rows are taken."""
     seen = Counter()
 
     def sample(bench, choice):
-        """More slices take longer, but for the first time that two rows are taken."""
-        lengths = {name: lengths for name, lengths in bench.axes.items()}
-        once = Sample(name_of(bench.spec), choice.kernel, bench.precision, lengths, choice.rows, choice.share_rows, 1 + 1 / choice.rows)
+        once = Sample(
+            name_of(bench.spec), choice.kernel, bench.precision, dict(bench.axes), choice.rows, choice.share_rows, 1 + 1 / choice.rows
+        )
         seen[once.identity] += 1
+        if seen["stop"] and seen[once.identity] == 2:
+            raise KeyboardInterrupt
         return msgspec.structs.replace(once, forward=9.0) if choice.rows == 2 and seen[once.identity] == 1 else once
 
     monkeypatch.setattr(options.Bench, "sample", sample)
+    return seen
+
+
+def test_nothing_is_lost_where_the_second_look_is_stopped(tmp_path, seen):
+    path = str(tmp_path / "costs.json")
+    seen["stop"] = 1
+    assert main(["profile", *FLAGS, "--costs", path]) == 1
+    assert {s.identity for s in load_costs(path).samples} == seen.keys() - {"stop"}
+
+
+def test_a_spike_is_measured_once_more(tmp_path, seen, capsys):
     path = str(tmp_path / "costs.json")
     assert main(["profile", *FLAGS, "--costs", path, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["measured"] == len(seen)

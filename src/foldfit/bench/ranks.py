@@ -1,18 +1,17 @@
 """Plans for several ranks, run one after the other by the processes that torchrun started:
 `python -m foldfit.bench.ranks FOLDER REPEAT WARMUP BUDGET` prints a line of JSON, a `Measured`, for each plan in the folder."""
 
-import gc
 import sys
 from pathlib import Path
 
 import msgspec
-import torch
 
 from foldfit.errors import FoldfitError
 from foldfit.plans import Plan
 from foldfit.runtime.job import job_of
 from foldfit.runtime.launch import joined, worst
 from foldfit.runtime.measure import measure
+from foldfit.runtime.meter import release_leftovers
 
 
 def main(folder: str, repeat: str, warmup: str, budget: str) -> None:
@@ -27,8 +26,7 @@ def main(folder: str, repeat: str, warmup: str, budget: str) -> None:
             if ranks.is_first:
                 print(msgspec.json.encode(measured).decode(), flush=True)
             del job
-            gc.collect()
-            torch.cuda.empty_cache()
+            release_leftovers()
 
 
 if __name__ == "__main__":

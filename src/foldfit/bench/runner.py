@@ -1,7 +1,6 @@
 """Plans the cases of an experiment, runs those that fit where the device is here, and keeps what it found after each."""
 
 import datetime
-import gc
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
@@ -143,7 +142,7 @@ def outcome(predicted: Result, found: "Measured | str") -> Result:
 
 def run(plan: Plan, runs: Runs) -> "Measured | str":
     """On this process's device; in words what went wrong, whatever a kernel did: the next case runs all the same."""
-    import torch
+    from foldfit.runtime.meter import release_leftovers
 
     try:
         return measured(plan, runs)
@@ -152,10 +151,7 @@ def run(plan: Plan, runs: Runs) -> "Measured | str":
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
     finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch._C._cuda_clearCublasWorkspaces()  # of a graph's stream: the next row would count them beside its own
-            torch.cuda.empty_cache()  # other processes may need it
+        release_leftovers()
 
 
 def measured(plan: Plan, runs: Runs) -> "Measured":

@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
     costs = costs_here(path, device)
     asked_for = tasks(problems, device)
     samples = {s.identity: s for s in remembered(costs, asked_for, args.again)}
-    before, todo = len(samples), [t for t in asked_for if t.identity not in samples]
+    todo = [t for t in asked_for if t.identity not in samples]
     if args.compile == "all":
         return compile_ahead(args, asked_for)
     if args.compile:
@@ -99,19 +99,20 @@ def main(args: argparse.Namespace) -> None:
             samples |= {s.identity: s for s in found}
             if time.monotonic() > saved + SAVED:
                 costs, saved = kept(costs, samples.values(), path), time.monotonic()
-    new = {t.identity for t in todo} & samples.keys()
-    doubtful = spikes(samples.values()) & new
-    with counted(len(doubtful), "measuring once more") as tick:
-        for found in measured([t for t in todo if t.identity in doubtful], until, tick):
-            samples |= {s.identity: lesser(s, samples[s.identity]) for s in found}
+    new = [samples[t.identity] for t in todo if t.identity in samples]
     if new:
+        costs = kept(costs, samples.values(), path)
+        doubtful = spikes(samples.values(), new)
+        once_more = [t for t in asked_for if t.identity in doubtful]
+        with counted(len(once_more), "measuring once more") as tick:
+            for found in measured(once_more, until, tick):
+                samples |= {s.identity: lesser(s, samples[s.identity]) for s in found}
         costs = kept(costs, samples.values(), path)
     if args.run:
         costs = whole_run(problems[0], replace(device, costs=str(path)), costs)
         costs.save(path)
-    left = sum(t.identity not in samples for t in todo)
     errors = overall(accuracy(costs.samples, device, [t.sub for t in asked_for]))
-    out = {"costs": str(path), "samples": len(samples), "measured": len(samples) - before, "left": left, "errors": errors}
+    out = {"costs": str(path), "samples": len(samples), "measured": len(new), "left": len(todo) - len(new), "errors": errors}
     print(json.dumps(out) if args.json else text(out))
 
 

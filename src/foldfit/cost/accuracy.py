@@ -8,7 +8,7 @@ import msgspec
 from foldfit.cost.devices import Device
 from foldfit.cost.interpolate import Corrections
 from foldfit.cost.sample import Sample, name_of
-from foldfit.stacks import STACKS, stack_spec
+from foldfit.stacks import published
 from foldfit.stacks.spec import SubModuleSpec
 
 
@@ -23,11 +23,6 @@ class Accuracy(msgspec.Struct, frozen=True):
     sizes: int
     other_slices: tuple[float, float] | None
     other_sizes: tuple[float, float] | None
-
-
-def published() -> list[SubModuleSpec]:
-    """The sub-modules of all stacks at the published widths."""
-    return [sub for name in STACKS for sub in stack_spec(name).sub_modules]
 
 
 def accuracy(samples: Iterable[Sample], device: Device, subs: Iterable[SubModuleSpec] = ()) -> list[Accuracy]:

@@ -12,13 +12,14 @@ FAR = 1.3
 """Times the seconds of a finer one."""
 
 
-def spikes(samples: Iterable[Sample]) -> set[tuple[object, ...]]:
-    """The identities of those that are to be measured again; some kernels are really that slow in one piece."""
+def spikes(samples: Iterable[Sample], new: Iterable[Sample]) -> set[tuple[object, ...]]:
+    """The identities of those that are to be measured again, of sizes that have `new` samples; some kernels are really that slow in
+    one piece."""
     by_size: dict[object, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_size[sample.key, sample.size].append(sample)
     found = set()
-    for some in by_size.values():
+    for some in (by_size[key] for key in {(sample.key, sample.size) for sample in new}):
         for sample in some:
             finer = [other.seconds for other in some if other.rows < sample.rows]
             if any(mine > FAR * theirs > 0 for other in finer for mine, theirs in zip(sample.seconds[:2], other[:2], strict=True)):

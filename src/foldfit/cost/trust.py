@@ -13,7 +13,7 @@ from foldfit.cost.database import user_file
 from foldfit.cost.devices import Device
 from foldfit.errors import BadInput
 from foldfit.plans import write_text
-from foldfit.stacks import STACKS, stack_spec
+from foldfit.stacks import published
 from foldfit.stacks.spec import Kernel, SubModuleSpec
 
 
@@ -38,12 +38,6 @@ def trust_file(device: str) -> Path:
     return user_file(device).with_suffix(".kernels.json")
 
 
-@lru_cache
-def published() -> frozenset[tuple[str, frozenset[tuple[str, int]]]]:
-    """Kinds and widths of the sub-modules of all stacks as they were published."""
-    return frozenset((sub.kind, frozenset(sub.widths.items())) for name in STACKS for sub in stack_spec(name).sub_modules)
-
-
 def kind_mark(kernel: str, sub: SubModuleSpec, precision: str) -> str:
     return f"{kernel} {sub.kind} {precision}"
 
@@ -51,7 +45,7 @@ def kind_mark(kernel: str, sub: SubModuleSpec, precision: str) -> str:
 def mark(kernel: str, sub: SubModuleSpec, precision: str) -> str:
     """What is trusted together: a kind of sub-module at all published widths; at others, which it names, for itself."""
     own = kind_mark(kernel, sub, precision)
-    if (sub.kind, frozenset(sub.widths.items())) in published():
+    if any(sub.kind == other.kind and sub.widths == other.widths for other in published()):
         return own
     return own + "".join(f" {name}={n}" for name, n in sorted(sub.widths.items()))
 

@@ -17,6 +17,8 @@ from foldfit.ops.hopper_triangle import barrier, load_tile, rings, store_tile
 
 CHANNELS, COLUMNS, ROWS, STAGES, WARPS = 256, 128, 64, 3, 4
 """Of d_out; of a program; of a tile; tiles on chip."""
+LEAST = 128
+"""Rows of a share: the sub-module promises no more sums than one row of them for so many (stacks/triton_transition_kernels.py)."""
 
 
 def fits(d_out: Tensor, hidden: Tensor, down_w: Tensor) -> bool:
@@ -81,10 +83,15 @@ def hidden_kernel(d_out_desc, down_desc, hidden_desc, up_desc, sums, rows, u, ST
     gl.store(sums + share * u + column + gl.arange(0, U, gl.SliceLayout(0, Z)), gl.sum(total, 0))
 
 
+def shares_of(rows: int, u: int, processors: int) -> int:
+    """How many shares of the rows have a program each, of every column: as many as run at once."""
+    return max(1, min(processors // (u // COLUMNS), rows // LEAST))
+
+
 def hidden_gradient(d_out: Tensor, down_w: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
     """d_out [N, c], hidden [N, u]; fills up [N, u], and returns its column sums, of shares of the rows: [shares, u] in fp32."""
     rows, (u, c) = len(d_out), down_w.shape
-    shares = torch.cuda.get_device_properties(d_out.device).multi_processor_count // (u // COLUMNS)
+    shares = shares_of(rows, u, torch.cuda.get_device_properties(d_out.device).multi_processor_count)
     sums = torch.empty(shares, u, dtype=torch.float32, device=d_out.device)
     hidden_kernel[(shares * (u // COLUMNS),)](
         tiles_of(d_out, ROWS, c), tiles_of(down_w, COLUMNS, c), tiles_of(hidden, ROWS, COLUMNS), tiles_of(up, ROWS, COLUMNS),

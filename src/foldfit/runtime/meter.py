@@ -1,5 +1,6 @@
 """Measures peak bytes of tensors: exactly on the CPU, by the allocator's own count on CUDA."""
 
+import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -97,6 +98,15 @@ def hold_workspaces(device: torch.device) -> None:
     x = torch.ones(16, 16, device=device, requires_grad=True)
     with torch.enable_grad():
         torch.addmm(x[0], x, x).sum().backward()
+
+
+def release_leftovers() -> None:
+    """Between runs, once nothing refers to the last: gives back what it left beside its tensors, which the next one would count as
+    others', and other processes may need: cycles, workspaces of its graphs' stream, cached blocks."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch._C._cuda_clearCublasWorkspaces()
+        torch.cuda.empty_cache()
 
 
 class CudaMeter:

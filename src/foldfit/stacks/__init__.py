@@ -1,6 +1,7 @@
 """What a trunk is, as data. `stack_spec("evoformer", c_m=64)` gives one with some of AF2's widths changed."""
 
 from collections.abc import Callable
+from functools import cache
 
 from foldfit.errors import BadInput
 from foldfit.stacks.evoformer import evoformer, extra_msa
@@ -23,4 +24,10 @@ def stack_spec(name: str, **widths: int) -> StackSpec:
     return STACKS[name](**widths)
 
 
-__all__ = ["STACKS", "Kernel", "Parameter", "Phase", "StackSpec", "SubModuleSpec", "stack_spec"]
+@cache
+def published() -> tuple[SubModuleSpec, ...]:
+    """The sub-modules of all stacks at the published widths."""
+    return tuple(sub for name in STACKS for sub in stack_spec(name).sub_modules)
+
+
+__all__ = ["STACKS", "Kernel", "Parameter", "Phase", "StackSpec", "SubModuleSpec", "published", "stack_spec"]
