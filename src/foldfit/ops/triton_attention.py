@@ -8,6 +8,7 @@ Shapes: r rows, n queries and keys, h heads, d head dim. In kernels: Q, K querie
 padded for a matrix product. Strides are named for their tensor and axis: q_r, q_n, Q_H.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,9 @@ from foldfit.ops.grids import cdiv, power_of_2
 
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2, "fp16": 2e-3}
 """||x - x64|| / ||x64|| of the output and of every gradient x, by precision; x64 in fp64 from the same inputs."""
+
+X3_ROOM = 182016
+"""Bytes of on-chip memory that the neediest of foldfit's kernels takes in "tf32x3", of NVIDIA's cards those of Hopper and later have."""
 
 LOG2E = tl.constexpr(1.4426950408889634)  # exp2 is the hardware's own: soft-max in base 2
 PADDED = tl.constexpr(-1e9)  # AF2's logit of a padded key
@@ -45,15 +49,25 @@ class Tile:
 
 
 def forward_tile(n: int, d: int, dtype: torch.dtype) -> Tile:
-    """Measured on an NVIDIA H200 (Triton 3.6, 2026-11-23) for 16 bits and d = 32; the others are guesses that run."""
+    """Measured for d = 32: 16 bits on an NVIDIA H200 (Triton 3.6, 2026-11-23), "tf32x3" among twelve on an H100 (2026-11-27); the
+    others are guesses that run."""
     if dtype == torch.float32:
-        return Tile(64, 32, 4, 2)
+        return Tile(128, 32, 8, 2, 128) if d <= 32 and precision_of(dtype) == "tf32x3" else Tile(64, 32, 4, 2)
     return Tile(128, 32, 4, 3, 128) if d <= 32 else Tile(64, 64, 4, 2)
 
 
 def precision_of(dtype: torch.dtype) -> str:
     """What `tl.dot` runs this storage in; it reads the word for fp32 only."""
-    return "ieee" if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return whole_fp32() if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+@functools.cache
+def whole_fp32() -> str:
+    """fp32 where tf32 would lose digits: "tf32x3", three products of the operands' first and last digits on the matrix units, which lose
+    2**-21 of them and want twice the room; where that is missing "ieee", without matrix units."""
+    if not torch.version.cuda or not torch.cuda.is_available():
+        return "ieee"
+    return "tf32x3" if torch.cuda.get_device_properties().shared_memory_per_block_optin >= X3_ROOM else "ieee"
 
 
 def padded_dim(d: int) -> int:
