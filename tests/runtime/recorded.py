@@ -70,18 +70,13 @@ class CpuGraphs:
         self.collectives += sum(func.namespace == "c10d" for func, *_ in work)
 
         def replay() -> None:
-            sent = []  # what others wait for, and what waits for others
             with torch.no_grad():
                 for func, args, kwargs, new in work:
                     found = func(*args, **kwargs)
-                    if "send" in func._schema.name:
-                        sent.append(work_of(found))
-                    elif func.namespace == "c10d":
+                    if func.namespace == "c10d":
                         work_of(found).wait()
                     for x, fresh in zip(new, tensors((found,)), strict=False):
                         x.copy_(fresh)
-            for each in sent:
-                each.wait()
 
         return replay
 

@@ -1,6 +1,6 @@
 """A triangle multiplication by Triton reads rows and columns where they lie: the reference's numbers, whatever the slices and pieces."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
@@ -26,9 +26,11 @@ N_RES, C_Z, HIDDEN = 7, 24, 20
 @dataclass
 class Passed:
     tensors: tuple[torch.Tensor, ...]
+    sent: tuple[torch.Tensor, ...] = ()
 
     def wait(self) -> tuple[torch.Tensor, ...]:
-        return self.tensors
+        tensors, self.tensors, self.sent = self.tensors, (), ()
+        return tensors
 
 
 class RingOfOne(Ranks):
@@ -36,6 +38,15 @@ class RingOfOne(Ranks):
 
     def pass_on(self, tensors, rows):
         return Passed(tensors)
+
+
+class RingOfTwo(Ranks):
+    """The first of two ranks, alone: what it passes on never arrives, and what comes is zero."""
+
+    size, rank = 2, 0  # type: ignore[assignment]
+
+    def pass_on(self, tensors, rows):
+        return Passed(tuple(x.new_zeros(rows, *x.shape[1:]) for x in tensors), tensors)
 
 
 def results(axis: int, choice: Choice) -> list[torch.Tensor]:
@@ -94,3 +105,30 @@ def test_pieces_of_an_outer_product_end_in_their_columns():
     assert (pairs[1] - pairs[0]).norm() <= 1e-5 * (pairs[0] - state["z"]).norm()
     promised = piece_bytes(sub, sub.kernels["triton"]["cuda"], call.choice, Setting(shapes, 4, 1, False, False)).forward
     assert 0.8 * promised <= meter.peak <= promised
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's interpreter, which runs its kernels here, is for machines without a GPU")
+@pytest.mark.parametrize(("rows", "pieces"), [(8, 8), (8, 2), (2, 1)])
+@pytest.mark.parametrize("kernel", ["reference", "triton"])
+@pytest.mark.parametrize(
+    ("name", "layout"), [("triangle_multiplication_incoming", {"m": 0, "z": 1}), ("outer_product_mean", {"m": 1, "z": 0})]
+)
+def test_pieces_go_back_within_their_promise(name, layout, kernel, rows, pieces):
+    problem = Problem(
+        stacks=(Stack("evoformer", 1, 8, {"c_m": 16, "c_z": 16, "c_hidden_mul": 16, "c_hidden_opm": 8}),),
+        n_res=16,
+        memory=1,
+        world=2,
+        axial=2,
+    )
+    spec, shapes = shapes_of(problem, problem.stacks[0])
+    shapes = replace(shapes, layout=layout)
+    sub = next(s for s in spec.sub_modules if s.name == name)
+    own = {t: tuple(shapes.own(t, axis) for axis in (0, 1)) for t in shapes.axes}
+    module, state, masks, grads = given(Case(sub, kernel, "fp32", own, shapes.channels), DEVICE)
+    choice = Choice(kernel, rows, 8, True, piece_rows=pieces)
+    promised = piece_bytes(sub, sub.kernels[kernel]["cuda"], choice, Setting(shapes, 4, 1, False, False)).back
+    gradients = Gradients(list(module.parameters()))
+    with TensorMeter() as meter:
+        apply.backward(Call(module, choice, masks, ranks=RingOfTwo(), total=16), state, None, grads, gradients)
+    assert 0.6 * promised <= meter.peak <= promised

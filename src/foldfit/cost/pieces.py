@@ -48,6 +48,8 @@ def piece_bytes(spec: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Se
     forward = resident + max(share_forward, own + around + update.forward() + update.columns())
     # A rank's gradient of a piece, the one it passed on and the one that comes; the preparation's, and columns of the update's.
     beside = 3 * gradient + update.bytes(" + ".join(spec.prepared), update.rows) + update.columns() + update.bytes("r R z", update.rows)
+    if spec.reads != (spec.writes,):  # all gradients of a piece come at once; elsewhere the bound has room for that
+        beside += gradient + update.bytes(" + ".join(spec.prepared), update.rows)
     back_update = own + own_gradient + around + beside + update.backward(0, kept=False)
     back_share = share.backward(0, kept=False) + own_gradient
     return Bytes(forward, 0, resident + max(share_forward, back_update, back_share), forward)

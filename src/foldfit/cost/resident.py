@@ -58,7 +58,9 @@ def resident_bytes(problem: Problem, align: int, hosted: Collection[str] = ()) -
         return resident, {}
     backward = {"gradients": parameters, "outputs": sum(outputs.values()), "output gradients": sum(outputs.values())}
     if problem.launch == "graph":
-        backward["graph's gradients"] = parameters + sum(outputs.values()) + sum(inputs.values())
+        # Alone, it works in the tensors that it reads; over ranks it relays them, into others.
+        alone = problem.axial == 1
+        backward["graph's gradients"] = parameters + sum(outputs.values()) + sum(inputs.values()) + (0 if alone else sum(outputs.values()))
     if len(problem.stacks) > 1:
         # The gradients of tensors that only later stacks have wait for the end.
         backward["waiting gradients"] = sum(size for name, size in outputs.items() if name != "z")

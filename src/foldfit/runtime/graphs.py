@@ -1,10 +1,12 @@
 """A half of a step as one CUDA graph, the collectives of its ranks within: NCCL's kernels are launched with all others, and the host, which
 takes 30 to 50 us to call one, has nothing to do with them.
 
-Before the capture the step runs once, so that libraries have made their handles and NCCL its connections.
+Before the capture the step runs once, so that libraries have made their handles and NCCL its connections. Waits for collectives are not
+timed within: an event for the host to read is a node of the graph, and those of a step took longer than what they timed.
 """
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -13,7 +15,14 @@ from typing import TYPE_CHECKING, Protocol, Self
 import torch
 
 if TYPE_CHECKING:
-    from foldfit.runtime.ranks import Mark, Ranks
+    from foldfit.runtime.ranks import Ranks
+
+
+def leave_buffers_unregistered() -> None:
+    """NCCL registers the buffers of collectives that are captured, and takes each for a part of one allocation. Under PyTorch's expandable
+    segments (meter.py, and who else sets them) it is a part of several, and replays never end (pytorch issue 158029). NCCL reads this
+    at its first capture; who has set it otherwise is left alone."""
+    os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
 
 
 class Graphs(Protocol):
@@ -26,27 +35,19 @@ class Graphs(Protocol):
 
 
 class Part:
-    """A context, in which a part of a step is captured. Where waits for collectives are timed while it is, each replay times them."""
+    """A context, in which a part of a step is captured."""
 
     def __init__(self, ranks: "Ranks", graphs: Graphs) -> None:
         self.ranks, self.graphs = ranks, graphs
-        self.waits: list[tuple[Mark, Mark]] = []
 
     def __enter__(self) -> Self:
-        self.before = self.ranks.waits
-        if self.before is not None:
-            self.ranks.waits = self.waits
+        self.before, self.ranks.waits = self.ranks.waits, None
         self.graphs.begin()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.ranks.waits = self.before
-        self.again = self.graphs.end()
-
-    def replay(self) -> None:
-        self.again()
-        if self.ranks.waits is not None:
-            self.ranks.waits += self.waits
+        self.replay = self.graphs.end()
 
 
 class CudaGraphs:
@@ -68,6 +69,7 @@ class CudaGraphs:
     @contextmanager
     def capturing(self) -> Iterator[None]:
         """Around all graphs of a step."""
+        leave_buffers_unregistered()
         torch.cuda.synchronize(self.device)
         gc.collect()  # a graph that is taken apart would end the capture
         torch.cuda.empty_cache()

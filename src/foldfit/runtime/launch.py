@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from foldfit.errors import BadInput, FoldfitError, MissingEnvironment
 from foldfit.problem import Problem
+from foldfit.runtime.graphs import leave_buffers_unregistered
 from foldfit.runtime.measure import Measured
 from foldfit.runtime.ranks import ALONE, TIMEOUT, Ranks
 
@@ -38,6 +39,7 @@ def joined(problem: Problem) -> Iterator[Ranks]:
             raise MissingEnvironment(f"rank {rank} needs a device of its own, number {local}, and this host has {found}")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+        leave_buffers_unregistered()
     sys.excepthook = lambda kind, error, trace: print(f"foldfit run: rank {rank}: {kind.__name__}: {error}".split("\n")[0], file=sys.stderr)
     dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT, device_id=device)
     mesh = dist.init_device_mesh(problem.device_type, (problem.world // problem.axial, problem.axial), mesh_dim_names=("data", "axial"))

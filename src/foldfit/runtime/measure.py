@@ -45,7 +45,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     promised_host_bytes: int = 0
     exposed: float = 0.0
     """Seconds of the last run in which the computation waited for copies to the host or back, or that went by between the
-    beginning and the end of collectives of several ranks."""
+    beginning and the end of collectives of several ranks; 0 where those are within graphs, which do not time them."""
     promised_exposed: float = 0.0
     rank_peaks: tuple[int, ...] = ()
     """Peak bytes of every rank, where there are several: `peak_bytes` is the largest."""
@@ -159,7 +159,7 @@ def measure(
         promised_seconds=plan.promised.seconds,
         host_bytes=pool_of(plan.digest, cuda).held,
         promised_host_bytes=plan.promised.host_bytes,
-        exposed=sum(between(*wait) for wait in waits),
+        exposed=sum(between(*wait) for wait in waits) if eager else 0.0,
         promised_exposed=plan.promised.exposed,
         activation_bytes=activation if eager else 0,
         device=torch.cuda.get_device_name() if cuda else "cpu",

@@ -49,7 +49,7 @@ reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sca
 @dataclass(eq=False)
 class Ranks:
     """`group`: those that share the sample, None: this process alone. `all`: those whose gradients are averaged over samples,
-    None: `group`. `waits`: where it is a list, (begin, end) of every collective that the computation waits for."""
+    None: `group`. `waits`: where it is a list, (begin, end) of every collective that the computation waits for, but within graphs."""
 
     group: Any = None
     all: Any = None
@@ -177,11 +177,13 @@ class Ranks:
         return Begun(self, works, tensors, out)
 
     def shift(self, works: Works, leaving: Tensors, arriving: Tensors) -> None:
-        """To the next rank, from the one before."""
-        after, before = (dist.get_global_rank(self.group, (self.rank + step) % self.size) for step in (1, -1))
-        sends = [dist.P2POp(dist.isend, x, after, self.group, i) for i, x in enumerate(leaving) if x.numel()]
-        receives = [dist.P2POp(dist.irecv, x, before, self.group, i) for i, x in enumerate(arriving) if x.numel()]
-        works += dist.batch_isend_irecv(sends + receives) if sends + receives else []
+        """To the next rank, from the one before. By an all-to-all with nothing for the others: what a send has had PyTorch keeps from
+        everyone else until a capture ends."""
+        after, before = ((self.rank + step) % self.size for step in (1, -1))
+        for x, out in zip(leaving, arriving, strict=True):
+            to, of = [0] * self.size, [0] * self.size
+            to[after], of[before] = x.numel(), out.numel()
+            self.all_to_all(works, out, x, of, to)
 
     def finish(self, works: Works, cuda: bool) -> None:
         """Waits for what was begun."""
@@ -301,10 +303,10 @@ ALONE = Ranks()
 
 
 def mark(cuda: bool) -> Mark:
-    """Now; on CUDA as an event on its stream, so that nothing waits. In a graph it is that of the last replay."""
+    """Now; on CUDA as an event on its stream, so that nothing waits."""
     if not cuda:
         return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True, external=torch.cuda.is_current_stream_capturing())
+    event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
 
