@@ -146,6 +146,14 @@ def test_the_message_says_that_host_memory_would_do() -> None:
     assert foldfit.plan(TRUNKS["pairformer"], inputs="overwritten", host_memory=size, **fields).hosted == ("z",)
 
 
+def test_the_message_says_that_overwritten_inputs_would_do() -> None:
+    fields = dict(n_res=64, device="cpu")
+    with pytest.raises(DoesNotFit) as error:
+        foldfit.plan(TRUNKS["pairformer"], memory="1MiB", **fields)
+    with pytest.raises(DoesNotFit, match="it fits with --inputs overwritten; give"):
+        foldfit.plan(TRUNKS["pairformer"], memory=f"{error.value.need - 1}B", **fields)
+
+
 def test_longer_proteins_with_host_memory() -> None:
     stacks, fields = (small.stack("pairformer"),), dict(memory="2MiB", inputs="overwritten")
     alone, more, most = (foldfit.max_length(stacks, host_memory=host, **fields) for host in (0, "800KiB", "1GiB"))

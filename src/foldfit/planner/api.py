@@ -41,7 +41,7 @@ def plan_problem(problem: Problem, device: Device | None = None, policy: str = "
 
 
 def host_would(problem: Problem, device: Device, policy: str) -> str:
-    """What host memory would do for a problem that does not fit."""
+    """What overwritten inputs, and host memory, would do for a problem that does not fit."""
     if problem.mode == "train":
         return "; host memory makes a step faster, not smaller" if problem.host_memory else ""
     if policy != "auto" or problem.axial > 1 or problem.launch == "graph":
@@ -52,7 +52,8 @@ def host_would(problem: Problem, device: Device, policy: str) -> str:
         found = make_plan(option_table(more, device))
     except DoesNotFit:
         return ""
-    return f"; it fits with --inputs overwritten --host-memory {format_bytes(found.promised.host_bytes, up=True)}"
+    there = found.promised.host_bytes
+    return "; it fits with --inputs overwritten" + (f" --host-memory {format_bytes(there, up=True)}" if there else "")
 
 
 @dataclass(frozen=True)
