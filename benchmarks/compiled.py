@@ -29,7 +29,7 @@ from foldfit.model import SUB_MODULES, SubModule
 from foldfit.ops import KERNELS, Ops
 from foldfit.profile.options import captured, repeated
 from foldfit.runtime.apply import mapped
-from foldfit.runtime.captured import stream_of
+from foldfit.runtime.graphs import stream_of
 from foldfit.stacks import stack_spec
 from foldfit.stacks.spec import SubModuleSpec
 

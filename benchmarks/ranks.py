@@ -52,28 +52,32 @@ class Row:
     launch: str = "eager"
     policy: str = "auto"
     what: str = "run"
+    repeat: int = 3
 
 
 ROWS = (
     Row("train", "bf16", 512, 384, launch="graph"),
-    Row("train", "bf16", 512, 384),
-    Row("infer", "bf16", 128, 2048, 12),
-    Row("infer", "bf16", 128, 2048, 12, policy="gathered"),
-    Row("infer", "bf16", 512, 2048, 12),
+    Row("infer", "bf16", 128, 2048),
+    Row("infer", "bf16", 512, 2048),
     Row("train", "bf16", 512, 256, launch="graph"),
     Row("train", "bf16", 128, 256, launch="graph"),
-    Row("infer", "bf16", 128, 2048, 48, 16e9, what="longest"),
-    Row("train", "bf16", 512, 384, 12, launch="graph", policy="large"),
-    Row("infer", "bf16", 128, 2048, 2, policy="chunk"),
-    Row("infer", "tf32", 128, 2048, 12, 48e9),
-    Row("train", "tf32", 512, 384, 48, 48e9, "graph"),
-    Row("train", "bf16", 128, 256, 12, launch="graph", policy="small"),
-    Row("train", "bf16", 128, 256, 12, launch="graph", policy="large"),
-    Row("train", "bf16", 128, 256, 4, launch="graph", policy="chunk"),
-    Row("infer", "tf32", 512, 2048, 12, 48e9),
+    Row("infer", "bf16", 128, 2048, limit=16e9, what="longest"),
+    Row("train", "bf16", 512, 384, launch="graph", policy="large"),
+    Row("infer", "bf16", 128, 2048, 2, policy="chunk", repeat=1),
     Row("train", "fp32", 24, 50, 2, what="check"),
     Row("train", "fp32", 24, 50, 2, policy="pieces", what="check"),
     Row("train", "fp32", 24, 50, 2, launch="graph", what="check"),
+    Row("infer", "tf32", 128, 2048, limit=48e9, repeat=1),
+    Row("train", "tf32", 512, 384, 48, 48e9, "graph"),
+    Row("train", "bf16", 512, 384),
+    Row("infer", "bf16", 128, 2048, policy="gathered"),
+    Row("infer", "tf32", 512, 2048, limit=48e9, repeat=1),
+    Row("infer", "fp32", 128, 2048, limit=48e9, repeat=1),
+    Row("train", "tf32", 512, 256, 48, 48e9, "graph"),
+    Row("train", "tf32", 128, 256, 48, 48e9, "graph"),
+    Row("train", "bf16", 128, 256, launch="graph", policy="small"),
+    Row("train", "bf16", 128, 256, launch="graph", policy="large"),
+    Row("train", "bf16", 128, 256, 4, launch="graph", policy="chunk"),
 )
 SMALL = (
     Row("train", "fp32", 8, 14, 1, what="check"),
@@ -84,6 +88,12 @@ SMALL = (
     Row("infer", "fp32", 16, 24, 1, 2.5e7, "eager", what="longest"),
 )
 """For a machine without GPUs: whether the script runs."""
+
+
+def rows_of(args: argparse.Namespace) -> list[tuple[int, Row]]:
+    """What is asked for, by number."""
+    rows = list(enumerate(SMALL if args.device == "cpu" else ROWS))
+    return [rows[i] for i in args.only] if args.only else rows
 
 
 def device_of(name: str, costs: str) -> Device:
@@ -138,8 +148,8 @@ def run(row: Row, device: Device, ranks) -> dict:
         problem = msgspec.structs.replace(problem, n_res=longest, stacks=(Stack("evoformer", 1, row.n_seq),))
     plan = plan_of(problem, device, row.policy)
     job = job_of(plan, ranks=ranks)
-    timed = 0 if row.what == "longest" else 3
-    m = worst(measure(job.model, job.inputs, plan, repeat=timed, warmup=min(timed, 1)))
+    timed = 0 if row.what == "longest" else row.repeat
+    m = worst(measure(job.model, job.inputs, plan, repeat=timed, warmup=int(timed > 1)))
     in_pieces = sum(c.piece_rows > 0 for chosen in plan.choices.values() for c in chosen)
     return out | {
         "promised_peak": m.promised_peak_bytes, "peak": m.peak_bytes, "rank_peaks": m.rank_peaks, "promised_seconds": m.promised_seconds,
@@ -180,8 +190,8 @@ def check(row: Row, device: Device, ranks) -> dict:
     return {"error": None, "largest_error": errors[worst], "largest_error_of": worst, "of": len(errors)}
 
 
-def work(args: argparse.Namespace, rows: tuple[Row, ...]) -> None:
-    """One process of torchrun: rows from number `--skip` on, each a line of `--rows`, written by the first rank."""
+def work(args: argparse.Namespace) -> None:
+    """One process of torchrun: what is asked for but the first `--skip`, each a line of `--rows`, written by the first rank."""
     import torch.distributed as dist
 
     from foldfit.runtime import launch
@@ -190,8 +200,9 @@ def work(args: argparse.Namespace, rows: tuple[Row, ...]) -> None:
 
     launch.TIMEOUT = datetime.timedelta(seconds=100)
     device, world = device_of(args.device, args.costs), int(os.environ.get("WORLD_SIZE", 1))
-    with launch.joined(problem_of(replace(rows[0]), device, world)) as ranks:
-        for i, row in enumerate(rows[args.skip :], args.skip):
+    rows = rows_of(args)[args.skip :]
+    with launch.joined(problem_of(rows[0][1], device, world)) as ranks:
+        for i, row in rows:
             late = [time.time() > args.deadline]
             if world > 1:
                 dist.broadcast_object_list(late)
@@ -221,7 +232,7 @@ class Torchrun:
         self.args, self.gpus, self.first = args, gpus, first
         self.rows, self.until = Path(args.out) / f"rows{gpus}.jsonl", time.time() + seconds
         self.rows.unlink(missing_ok=True)
-        self.count = len(SMALL if args.device == "cpu" else ROWS)
+        self.asked = rows_of(args)
         self.start()
 
     def done(self) -> int:
@@ -230,6 +241,7 @@ class Torchrun:
     def start(self) -> None:
         own = [__file__, "--out", self.args.out, "--device", self.args.device, "--costs", str(Path(self.args.out) / "costs.json")]
         own += ["--rows", str(self.rows), "--skip", str(self.done()), "--deadline", str(self.until - 15)]
+        own += ["--only", *(str(i) for i, _ in self.asked)]
         self.before = self.done()
         self.process = started(self.gpus, self.first, own, self.args.out)
 
@@ -241,11 +253,10 @@ class Torchrun:
         late = time.time() > self.until
         if late or not (self.done() > self.before and self.failed()):
             text = {"skipped": "out of time"} if late else {"error": f"its processes ended with exit code {self.process.returncode}"}
-            for i in range(self.done(), self.count if late else min(self.done() + 1, self.count)):
-                row = vars((SMALL if self.args.device == "cpu" else ROWS)[i]) | {"ranks": self.gpus, "row": i}
+            for i, row in self.asked[self.done() : None if late else self.done() + 1]:
                 with open(self.rows, "a") as f:
-                    f.write(json.dumps(row | text) + "\n")
-        if self.done() < self.count:
+                    f.write(json.dumps(vars(row) | {"ranks": self.gpus, "row": i} | text) + "\n")
+        if self.done() < len(self.asked):
             self.start()
             return True
         return False
@@ -317,7 +328,8 @@ def drive(args: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "log.txt").unlink(missing_ok=True)
     begin, several = time.time(), [n for n in args.gpus if n > 1]
-    compile_first(args)
+    if not args.compiled:
+        compile_first(args)
     for n in several:
         if not are_measured(device_of(args.device, ""), n):
             profile(args, n, 0, 45)
@@ -382,12 +394,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--only", nargs="+", type=int, metavar="N", help="rows of the table by number, from 0")
+    parser.add_argument("--compiled", action="store_true", help="this machine has run all kernels before: none is compiled ahead")
     for name, kind in (("costs", str), ("rows", str), ("skip", int), ("deadline", float)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.rows:
         args.costs = args.costs if Path(args.costs).exists() else ""
-        work(args, SMALL if args.device == "cpu" else ROWS)
+        work(args)
     else:
         drive(args)
 

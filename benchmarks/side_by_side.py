@@ -234,14 +234,16 @@ def planned(
     }  # fmt: skip
 
 
-def peer_stack(row: dict, name: str, n_seq: int, n_res: int, blocks: int, precision: str, train: bool, chunk: int | None = None) -> dict:
-    """A run of OpenFold's stack, recomputing each block in training."""
+def peer_stack(
+    row: dict, name: str, n_seq: int, n_res: int, blocks: int, precision: str, train: bool, chunk: int | None = None, extra: bool = False
+) -> dict:
+    """A run of OpenFold's stack, recomputing each block in training; `extra`: of the extra MSA's."""
     dtype = DTYPES[precision]
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     row |= {"who": name, "n_seq": n_seq, "n_res": n_res, "blocks": blocks, "precision": precision, "mode": "train" if train else "infer"}
     try:
-        model = openfold.stack(blocks, recompute=train).to("cuda", dtype).train(train)
-        m, z = (torch.randn(*s, device="cuda", dtype=dtype).requires_grad_(train) for s in ((n_seq, n_res, 256), (n_res, n_res, 128)))
+        model, c_m = openfold.stack(blocks, recompute=train, extra=extra).to("cuda", dtype).train(train), 64 if extra else 256
+        m, z = (torch.randn(*s, device="cuda", dtype=dtype).requires_grad_(train) for s in ((n_seq, n_res, c_m), (n_res, n_res, 128)))
         d = [torch.randn_like(m), torch.randn_like(z)]
 
         def once() -> None:
@@ -290,11 +292,14 @@ def steps(device: Device) -> list[Callable[[], dict]]:
     rows: list[Callable[[], dict]] = []
     for n_seq, n_res, limits in shapes:
         rows += [partial(planned, {"what": "step"}, "evoformer", n_seq, n_res, 48, limit, device) for limit in limits]
-    for n_seq, n_res, limit in ((1024, 256, 3.6e9), (1024, 384, 8.069e9), (5120, 384, 22.59e9)):
+    extra = ((1024, 256, 3.6e9), (1024, 384, 8.069e9), (5120, 384, 22.59e9))
+    for n_seq, n_res, limit in extra:
         rows.append(partial(planned, {"what": "extra"}, "extra_msa", n_seq, n_res, 4, limit, device))
     rows += [partial(same_as_fp32, name) for name in openfold.KERNELS]
-    for n_seq, n_res, _ in shapes:
-        rows += [partial(peer_stack, {"what": "step"}, name, n_seq, n_res, 48, "bf16", True) for name in openfold.KERNELS]
+    for name in openfold.KERNELS:
+        rows += [partial(peer_stack, {"what": "step"}, name, n_seq, n_res, 48, "bf16", True) for n_seq, n_res, _ in shapes]
+        if name == "OpenFold":
+            rows += [partial(peer_stack, {"what": "extra"}, name, *sizes, 4, "bf16", True, extra=True) for *sizes, _ in extra]
     return rows
 
 

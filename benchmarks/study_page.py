@@ -1,4 +1,4 @@
-"""docs/study.md of the result files of `foldfit bench study`: measured on H200s, and predicted for the study's own card.
+"""docs/study.md of the result files of `foldfit bench study`: measured on H100s, and predicted for the study's own card.
 
 python benchmarks/study_page.py
 """
@@ -11,7 +11,7 @@ from foldfit.plans import write_text
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "study.md"
-MEASURED, PREDICTED = (ROOT / "benchmarks" / "results" / name for name in ("study_h200", "study_v100_predicted"))
+MEASURED, PREDICTED = (ROOT / "benchmarks" / "results" / name for name in ("study_h100", "study_v100_predicted"))
 MIB = 2**20
 
 HEAD = """# The study's tables
@@ -26,7 +26,7 @@ Rows for several GPUs run under torchrun, which it starts itself; where there ar
 alone, so that one folder can be filled on several machines with the same card. Plans can be made before, on any machine:
 
 ```
-foldfit bench study --device H200 --limits V100-32GB,74GiB -o DIR                       # plans, anywhere
+foldfit bench study --device H100 --limits V100-32GB,74GiB -o DIR                       # plans, anywhere
 foldfit bench study --device cuda --limits V100-32GB,74GiB --gpus 1 --budget 12 --repeat 3 --warmup 0 -o DIR    # on one: training
 foldfit bench study --device cuda --limits V100-32GB,74GiB --gpus 1 --budget 60 --repeat 1 --warmup 0 -o DIR    # and what takes longer
 foldfit bench study --device cuda --limits V100-32GB,74GiB --gpus 2 --budget 40 --repeat 2 --warmup 0 -o DIR    # on two of them
@@ -54,12 +54,6 @@ its chunks are large and ours are 4 rows, ours take less memory and more time. `
 {fast:.2f} to {slow:.2f} of the time of `large` as planned by us, with PyTorch's SDPA among its kernels.
 
 """
-
-WHY_BROKEN = {
-    ("2026-11-26", "Evoformer training 128 256 1 large @ 74GiB"):
-        "a graph that had run in the process was counted with it; a row's library workspaces are given back since",
-}  # fmt: skip
-"""What was found out about a row, by the date of its results and its key."""
 
 Pair = tuple[Row, Result]
 
@@ -126,9 +120,8 @@ def predicted_part(pairs: list[Pair]) -> str:
     ) for row, r in pairs])  # fmt: skip
 
 
-def excess(broken: Result, date: str) -> str:
-    why = WHY_BROKEN.get((date, broken.key), "not explained")
-    return f"broken: {broken.key}, by {(broken.peak - broken.promised_peak) / 1024:.0f} KiB ({why})"
+def excess(broken: Result) -> str:
+    return f"broken: {broken.key}, by {(broken.peak - broken.promised_peak) / 1024:.0f} KiB"
 
 
 def measured_part(results: Results) -> str:
@@ -136,7 +129,7 @@ def measured_part(results: Results) -> str:
     ran = [(row, r) for row, r in pairs if r.peak]
     ratio = [r.peak / r.promised_peak for _, r in ran]
     broken = [r for r in results.results if r.status == "promise broken"]
-    said = "; ".join(excess(r, results.date) for r in broken) if broken else "none broken"
+    said = "; ".join(excess(r) for r in broken) if broken else "none broken"
     ours = {(row.n_seq, row.n_res): r for row, r in ran if row.policy == "auto" and row.gpus == 1 and r.problem.memory < 2**35}
     beside = [(row.ms / 1e3 / ours[row.n_seq, row.n_res].seconds) for row, _ in pairs
               if row.gpus == 1 and row.policy in ("large", "chunk") and row.ms and (row.n_seq, row.n_res) in ours]  # fmt: skip
@@ -147,7 +140,7 @@ def measured_part(results: Results) -> str:
     text = f"""
 ## Measured
 
-`benchmarks/results/study_h200/study.json`: {results.machine}, {results.date}, torch {results.versions["torch"]}. Of {len(pairs)} rows
+`benchmarks/results/study_h100/study.json`: {results.machine}, {results.date}, torch {results.versions["torch"]}. Of {len(pairs)} rows
 {len(ran)} ran. Peak, measured / promised: {min(ratio):.4f} to {max(ratio):.4f}, {said}. {faster}
 MB are 2^20 bytes; "study" is what the study measured on V100s; the activation of a graph is its promise alone. Eager rows of small sizes
 take what the host needs to launch their kernels.

@@ -1,4 +1,5 @@
-"""OpenFold3's Evoformer stack (it ships AlphaFold 2's), with its own PyTorch attention or with cuEquivariance's kernels.
+"""OpenFold3's Evoformer stack (it ships AlphaFold 2's), with its own PyTorch attention or with cuEquivariance's kernels, and of its
+parts the extra MSA stack, which it does not ship.
 
 pip install openfold3==0.5.0
 """
@@ -22,6 +23,10 @@ SIZES = dict(
 )  # fmt: skip
 
 
+EXTRA = SIZES | {"c_m": 64, "c_hidden_msa_att": 8}
+"""Of the extra MSA's stack, AF2 Suppl. 1.7.2."""
+
+
 class Absent(ModuleType):
     """Stands for a package that only the data pipeline needs."""
 
@@ -31,8 +36,20 @@ class Absent(ModuleType):
         return object
 
 
-def stack(blocks: int, recompute: bool) -> nn.Module:
-    """Raises ImportError where OpenFold3 is not installed. With `recompute`, each block is a checkpoint of its own."""
+def global_attention(c_m: int, c_hidden: int, heads: int) -> nn.Module:
+    """OpenFold3's global column attention, called as its block calls column attention."""
+    from openfold3.core.model.layers.msa import MSAColumnGlobalAttention
+
+    class Column(MSAColumnGlobalAttention):
+        def forward(self, m: Tensor, mask: Tensor, chunk_size: int | None = None, **kernels: bool) -> Tensor:
+            return super().forward(m, mask, chunk_size)
+
+    return Column(c_m, c_hidden, heads)
+
+
+def stack(blocks: int, recompute: bool, extra: bool = False) -> nn.Module:
+    """Raises ImportError where OpenFold3 is not installed. With `recompute`, each block is a checkpoint of its own; `extra`: the
+    extra MSA's."""
     for name in ("biotite", "gemmi"):
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             sys.modules[name] = Absent(name)
@@ -40,7 +57,11 @@ def stack(blocks: int, recompute: bool) -> nn.Module:
             sys.modules[name].__version__ = "0"  # type: ignore[attr-defined]
     from openfold3.core.model.latent.evoformer import EvoformerStack
 
-    return EvoformerStack(no_blocks=blocks, blocks_per_ckpt=1 if recompute else None, use_reentrant=False, **SIZES)
+    sizes = EXTRA if extra else SIZES
+    model = EvoformerStack(no_blocks=blocks, blocks_per_ckpt=1 if recompute else None, use_reentrant=False, **sizes)
+    for block in model.blocks if extra else ():
+        block.msa_att_col = global_attention(sizes["c_m"], sizes["c_hidden_msa_att"], sizes["no_heads_msa"])
+    return model
 
 
 def run(model: nn.Module, m: Tensor, z: Tensor, kernels: dict[str, bool], chunk: int | None = None) -> tuple[Tensor, Tensor]:
