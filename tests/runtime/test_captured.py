@@ -12,6 +12,7 @@ from foldfit.planner.api import plan_problem
 from foldfit.problem import Problem, Stack
 from foldfit.runtime.captured import Replay
 from foldfit.runtime.measure import measure
+from foldfit.runtime.meter import exact_allocator
 from foldfit.runtime.trunk import DTYPES, Evoformer
 from tests.runtime.spawned import on_ranks
 
@@ -68,8 +69,9 @@ def test_what_graphs_hold_is_measured():
 
 
 def over_ranks(rank: int) -> None:
-    """The same plan launched both ways, by NCCL; sizes do not divide."""
+    """The same plan launched both ways, by NCCL; sizes do not divide. With the meter's allocator, under which replays have hung."""
     torch.cuda.set_device(rank)
+    exact_allocator()
     group = dist.new_group(backend="nccl")
     for precision, dropout in (("fp32", True), ("bf16", False)):
         problem = Problem(

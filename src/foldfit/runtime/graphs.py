@@ -75,7 +75,9 @@ class CudaGraphs:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
         yield
-        self.held = torch.cuda.max_memory_allocated(self.device) - torch.cuda.memory_allocated(self.device)
+        # What another stream has used is active until the capture has ended, whoever has freed it.
+        active = torch.cuda.memory_stats(self.device)["active_bytes.all.peak"]
+        self.held = active - torch.cuda.memory_allocated(self.device)
 
     def begin(self) -> None:
         self.on = torch.cuda.stream(self.stream)
