@@ -36,6 +36,15 @@ def test_plan_prints_a_table_or_one_object(capsys):
     assert {"schema", "problem", "policy", "solver", "schedule"} <= set(plan)
 
 
+def test_a_plan_that_the_host_slows_says_what_graphs_would_take(capsys):
+    hint = "the host's launches decide: as CUDA graphs"
+    assert hint in call(capsys, "plan", *BIG)[1]
+    graph = call(capsys, "plan", *BIG, "--launch", "graph")[1]
+    assert hint not in graph and graph.split("promised time")[1].split("(")[0].strip() in call(capsys, "plan", *BIG)[1]
+    for more in (["--host-memory", "8GiB"], ["--n-res", "1024", "--mode", "infer"], ["--gpus", "2"], ["--json"]):
+        assert hint not in call(capsys, "plan", *BIG, *more)[1], more
+
+
 @pytest.mark.parametrize("mode", ["infer", "train"])
 def test_plan_run_and_save(capsys, tmp_path, mode):
     path = tmp_path / "plan.json"

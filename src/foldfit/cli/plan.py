@@ -18,13 +18,16 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from foldfit.planner.api import plan_problem
+    from foldfit.planner.api import as_graphs, plan_problem
+    from foldfit.units import format_seconds
 
     problem, device = flags.problem_of(args)
     plan = plan_problem(problem, device, args.policy, args.solver)
     if args.output:
         plan.save(args.output)
     print(plan.dumps() if args.json else plan)
+    if not args.json and (faster := as_graphs(plan, device, args.policy, args.solver)):
+        print(f"the host's launches decide: as CUDA graphs {format_seconds(faster)}, with --launch graph")
     if args.output and not args.json:
         start = f"torchrun --nproc-per-node {problem.world} -m foldfit" if problem.world > 1 else "foldfit"
         print(f"written to {args.output}; run it with: {start} run {args.output}")

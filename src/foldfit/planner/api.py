@@ -40,6 +40,23 @@ def plan_problem(problem: Problem, device: Device | None = None, policy: str = "
         ) from None
 
 
+GRAPHS_WORTH = 0.8
+"""Of the seconds kernel by kernel: what graphs take at most where they are worth a word."""
+
+
+def as_graphs(plan: Plan, device: Device, policy: str = "auto", solver: str = "chain") -> float:
+    """Seconds of the same in the same memory as CUDA graphs, where the host that launches kernel by kernel makes it much slower; 0
+    elsewhere."""
+    p = plan.problem
+    if p.launch == "graph" or p.device_type != "cuda" or p.world > 1 or p.host_memory or p.inputs == "overwritten":
+        return 0.0
+    try:
+        found = make_plan(option_table(msgspec.structs.replace(p, launch="graph"), device), policy, solver).promised.seconds
+    except DoesNotFit:
+        return 0.0
+    return found if found < GRAPHS_WORTH * plan.promised.seconds else 0.0
+
+
 def host_would(problem: Problem, device: Device, policy: str) -> str:
     """What overwritten inputs, and host memory, would do for a problem that does not fit."""
     if problem.mode == "train":
