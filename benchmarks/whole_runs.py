@@ -1,6 +1,8 @@
-"""What whole runs of benchmarks/side_by_side.py took beyond the sum of their options, into a cost database.
+"""What whole runs of benchmarks/side_by_side.py took beyond the sum of their options, and those of `foldfit bench study` that the host
+decides beyond that of their launches, into a cost database.
 
     python -m benchmarks.whole_runs benchmarks/results/side_by_side_h200.json --costs FILE [--planned-by FILE]
+    python -m benchmarks.whole_runs --study benchmarks/results/study_h100/study.json --costs FILE
 
 Of training steps as CUDA graphs that were planned by that database, or, with `--planned-by`, by another one ("modelled": by none), whose
 plans are then made once more and their options summed by this one. Runs of the same problems that it has are replaced.
@@ -13,13 +15,17 @@ from pathlib import Path
 
 import msgspec
 
+from foldfit.bench.results import read_results
 from foldfit.cost.database import load_costs
 from foldfit.cost.devices import find_device
 from foldfit.planner.build import chain_of, make_plan
+from foldfit.planner.clocks import seconds_by, two_clocks
 from foldfit.planner.options import option_table
 from foldfit.planner.simulate import simulate
 from foldfit.problem import Problem, Stack
 
+CLEARLY = 1.5
+"""Times the device's seconds: there the host's are all that a run takes."""
 STACKS = {"step": "evoformer", "frontier": "evoformer", "extra": "extra_msa"}
 """Of the parts of a side-by-side run."""
 
@@ -50,18 +56,37 @@ def ratios(rows: list[dict], costs: str, planned_by: str) -> dict[str, float]:
     return runs
 
 
+def launched(study: Path, costs: str) -> dict[str, float]:
+    """Of the study's policies on one GPU, whose plans do not depend on costs: measured / the sum of the options' host seconds, where
+    those are clearly the larger."""
+    results, factor = read_results(study), load_costs(costs).host_factor
+    device, runs = replace(find_device(results.device), costs=costs), {}
+    for r in results.results:
+        if r.policy == "auto" or r.status != "measured" or not r.repeat or r.problem.world > 1:
+            continue
+        table = option_table(r.problem, device)
+        plan = make_plan(table, r.policy)
+        by_device, by_host = (seconds_by(table, clock, plan) for clock in (0, 1))
+        if two_clocks(table) and by_host > CLEARLY * by_device:
+            runs[f"{r.key.partition(' @ ')[0]}, {r.problem.precision}, eager"] = r.seconds * factor / by_host
+    return runs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("--study", type=Path, metavar="FILE")
     parser.add_argument("--costs", required=True, metavar="FILE")
     parser.add_argument("--planned-by", metavar="FILE")
     args = parser.parse_args()
     before = load_costs(args.costs)
-    runs = ratios(json.loads(args.file.read_text())["rows"], args.costs, args.planned_by or args.costs)
-    after = msgspec.structs.replace(before, runs=before.runs | runs)
+    runs = ratios(json.loads(args.file.read_text())["rows"], args.costs, args.planned_by or args.costs) if args.file else {}
+    by_host = launched(args.study, args.costs) if args.study else {}
+    after = msgspec.structs.replace(before, runs=before.runs | runs, launched=before.launched | by_host)
     after.save(args.costs)
     print(f"factor {before.factor:.4f} -> {after.factor:.4f}, spread {before.spread:.4f} -> {after.spread:.4f}")
-    for name, ratio in after.runs.items():
+    print(f"the host's {before.host_factor:.4f} -> {after.host_factor:.4f}")
+    for name, ratio in (after.runs | after.launched).items():
         print(f"{ratio:.4f}  {name}")
 
 

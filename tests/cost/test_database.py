@@ -93,6 +93,20 @@ def test_whole_runs_scale_every_option(tmp_path):
     assert costs.factor == pytest.approx(1.1)
 
 
+def test_launched_runs_scale_the_hosts_seconds_alone(tmp_path):
+    tables = []
+    for launched, factor, spread in (({}, 1.1, 0.0), ({"a": 0.5, "b": 0.32}, 0.4, 0.05125**0.5)):
+        costs = msgspec.structs.replace(costs_of(PROBLEM), runs={"c": 1.1}, launched=launched)
+        assert (costs.host_factor, costs.host_spread) == (pytest.approx(factor), pytest.approx(spread))
+        path = tmp_path / f"{len(launched)}.json"
+        costs.save(path)
+        tables.append(option_table(PROBLEM, replace(CARD, costs=str(path))))
+    for before, after in zip(*(table.stacks[0].sub_modules for table in tables), strict=True):
+        for a, b in zip(before.options, after.options, strict=True):
+            (device, host), (same, scaled) = a.clocks, b.clocks
+            assert same == device and scaled == pytest.approx([x * 0.4 / 1.1 for x in host])
+
+
 def test_wrong_files_are_one_clear_line(tmp_path):
     path = tmp_path / "c.json"
     with pytest.raises(BadInput, match="cannot read"):

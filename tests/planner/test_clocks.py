@@ -6,7 +6,7 @@ import pytest
 
 from foldfit.cost.devices import find_device
 from foldfit.planner.build import chain_of, make_plan
-from foldfit.planner.clocks import clocked, two_clocks
+from foldfit.planner.clocks import clocked, host_decides, two_clocks
 from foldfit.planner.options import option_table
 from foldfit.planner.simulate import simulate
 from foldfit.problem import Problem, Stack
@@ -29,6 +29,8 @@ def test_a_plan_takes_the_larger_sum(launch_seconds, mode):
     sums = [simulate(chain_of(clocked(table, clock)), plan.choices, list(plan.schedule)).seconds for clock in (0, 1)]
     assert plan.promised.seconds == pytest.approx(max(sums))
     assert 0 <= plan.bound.gap < 0.02 and plan.digest == plan.sign()
+    assert host_decides(table, plan) == (sums[1] > sums[0])
+    assert launch_seconds == 6e-6 or host_decides(table, plan) == (launch_seconds == 1e-4)
     apart = make_plan(replace(table, clock=0)).promised.seconds  # each sub-module by its slower clock
     assert plan.promised.seconds <= apart * 1.000001
 
@@ -36,4 +38,5 @@ def test_a_plan_takes_the_larger_sum(launch_seconds, mode):
 def test_graphs_and_processors_have_one_clock():
     assert not two_clocks(option_table(problem(8, "graph"), CARD))
     eager, graph = (make_plan(option_table(problem(8, launch), CARD)) for launch in ("eager", "graph"))
+    assert not host_decides(option_table(problem(8, "graph"), CARD), graph)
     assert eager.promised.seconds > 2 * graph.promised.seconds  # sub-modules this small take less than their launches

@@ -228,11 +228,13 @@ def text(out: dict) -> str:
 
 
 def whole_run(problem: "Problem", device: "Device", costs: "Costs") -> "Costs":
-    """The database with the seconds of one whole run over the sum of its options'."""
+    """The database with the seconds of one whole run over the sum of its options', of the host's where those decide."""
     import msgspec
 
     from foldfit.cost.database import corrections
     from foldfit.planner.api import plan_problem
+    from foldfit.planner.clocks import host_decides
+    from foldfit.planner.options import option_table
     from foldfit.runtime.job import job_of
     from foldfit.runtime.measure import measure
 
@@ -242,5 +244,9 @@ def whole_run(problem: "Problem", device: "Device", costs: "Costs") -> "Costs":
     measured = measure(job.model, job.inputs, plan, repeat=3)
     sizes = " + ".join(f"{s.blocks} x {s.name} {s.rows}" for s in problem.stacks)
     name = f"{sizes}, {problem.n_res}, {problem.mode}, {problem.precision}, {problem.launch}"
+    ratio = measured.seconds / plan.promised.seconds
+    by_host = host_decides(option_table(problem, device), plan)
     corrections.cache_clear()
-    return msgspec.structs.replace(costs, runs=costs.runs | {name: measured.seconds * costs.factor / plan.promised.seconds})
+    if by_host:
+        return msgspec.structs.replace(costs, launched=costs.launched | {name: ratio * costs.host_factor})
+    return msgspec.structs.replace(costs, runs=costs.runs | {name: ratio * costs.factor})

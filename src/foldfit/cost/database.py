@@ -1,10 +1,11 @@
 """Measured seconds of one device, as `foldfit profile` found them: its samples, its file, and which file a plan stands on."""
 
 import os
+from collections.abc import Collection
 from functools import lru_cache
 from importlib import resources
-from math import exp, log
 from pathlib import Path
+from statistics import fmean, geometric_mean
 
 import msgspec
 
@@ -23,7 +24,8 @@ that its costs are modelled."""
 
 
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One device's samples, and collectives between several of them. `runs`: whole runs, measured / the sum of their options."""
+    """One device's samples, and collectives between several of them. `runs`: whole runs, measured / the sum of their options; `launched`:
+    of those whose kernels were launched one by one by a host that was slower than the device, / the sum of their options' host seconds."""
 
     schema: int = SCHEMA
     device: str
@@ -34,23 +36,37 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     samples: tuple[Sample, ...] = ()
     collectives: tuple[Collective, ...] = ()
     runs: dict[str, float] = {}
+    launched: dict[str, float] = {}
 
     @property
     def factor(self) -> float:
         """What a whole run takes beyond the sum of its parts: the geometric mean over the runs measured."""
-        return exp(sum(map(log, self.runs.values())) / len(self.runs)) if self.runs else 1.0
+        return geometric_mean(self.runs.values()) if self.runs else 1.0
+
+    @property
+    def host_factor(self) -> float:
+        """The same of the host: launches of a sub-module alone, each after a wait, are not those of a run that goes on."""
+        return geometric_mean(self.launched.values()) if self.launched else self.factor
 
     @property
     def spread(self) -> float:
-        """How far the runs measured are from that factor: the root of the mean square, relative."""
-        off = [run / self.factor - 1 for run in self.runs.values()]
-        return (sum(x * x for x in off) / len(off)) ** 0.5 if off else 0.0
+        """How far the runs measured are from their factor: the root of the mean square, relative."""
+        return apart(self.runs.values())
+
+    @property
+    def host_spread(self) -> float:
+        return apart(self.launched.values()) if self.launched else self.spread
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """As JSON, a sample a line."""
         head = msgspec.json.encode(msgspec.structs.replace(self, samples=())).decode()
         rows = ",\n".join(msgspec.json.encode(s).decode() for s in self.samples)
         write_text(path, head.replace('"samples":[]', f'"samples":[\n{rows}\n]') + "\n")
+
+
+def apart(ratios: Collection[float]) -> float:
+    """From their geometric mean: the root of the mean square, relative."""
+    return fmean((x / geometric_mean(ratios) - 1) ** 2 for x in ratios) ** 0.5 if ratios else 0.0
 
 
 def load_costs(path: str | os.PathLike[str]) -> Costs:
@@ -115,4 +131,5 @@ def corrections(path: str, device: str) -> Corrections:
     costs = load_costs(path)
     if costs.device != device:
         raise BadInput(f"{path} was measured on {costs.device}, the plan is for {device}: profile there, or plan with --costs modelled")
-    return Corrections(costs.samples, costs.factor, costs.spread, current=costs.kernels == KERNELS)
+    factors, spreads = (costs.factor, costs.host_factor), (costs.spread, costs.host_spread)
+    return Corrections(costs.samples, costs.kernels == KERNELS, factors, spreads)

@@ -114,11 +114,18 @@ class Corrections:
     """How far the model is from the samples: groups by sub-module, kernel and precision. What is not known of fp16 is asked of bf16; a
     plan on such costs still says that they are modelled."""
 
-    def __init__(self, samples: Iterable[Sample], factor: float = 1.0, spread: float = 0.0, current: bool = True) -> None:
+    def __init__(
+        self,
+        samples: Iterable[Sample],
+        current: bool = True,
+        factors: tuple[float, float] = (1.0, 1.0),
+        spreads: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         self.current = current
         """Whether the kernels measured are those of this foldfit."""
-        self.factor, self.spread = factor, spread
-        """What a whole run takes beyond the sum of its parts, and how far from that single runs were."""
+        self.factors, self.spreads = (factors[0], factors[0], factors[1], factors[1]), spreads
+        """What a whole run takes beyond the sum of its parts, by the device's clock and by the host's, and how far from that single runs
+        were."""
         self.samples: dict[tuple[str, str, str], list[Sample]] = {}
         for sample in samples:
             self.samples.setdefault(sample.key, []).append(sample)
@@ -144,14 +151,15 @@ class Corrections:
         group = self.of(sub, choice.kernel, precision, device)
         if not group.samples:
             return None
-        return group.devices, Seconds(*(self.factor * f for f in blended(place(sub, axes, choice.rows), group.points)))
+        found = blended(place(sub, axes, choice.rows), group.points)
+        return group.devices, Seconds(*(whole * f for whole, f in zip(self.factors, found, strict=True)))
 
     def caution(self, sub: SubModuleSpec, precision: str, device: Device) -> Seconds:
         """For a kernel that nobody measured: the model's largest miss on this sub-module, so that no kernel is chosen for
         being unknown."""
         groups = [self.of(sub, kernel, precision, device) for kernel in sub.kernels]
         known = [g.missed(i, (AS_SAID, AS_SAID)) for g in groups for i in range(len(g.samples))]
-        return Seconds(*(self.factor * (max((f[i] for f in known), default=0.0) or 1.0) for i in range(4)))
+        return Seconds(*(whole * (max((f[i] for f in known), default=0.0) or 1.0) for i, whole in enumerate(self.factors)))
 
     def error(self, sub: SubModuleSpec, choice: Choice, axes: dict[str, tuple[int, ...]], precision: str, device: Device) -> float | None:
         """Of an option: 0 where it was measured, the median error of such predictions where not, None where nothing is known."""

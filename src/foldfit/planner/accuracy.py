@@ -45,4 +45,4 @@ def expected_error(table: OptionTable, choices: Named, schedule: list[str]) -> f
         if found is None:
             return None
         off, total = off + found * seconds, total + seconds
-    return max(off / total, costs.spread) if total else None
+    return max(off / total, costs.spreads[table.clock or 0]) if total else None

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import msgspec
 
+from foldfit.planner.accuracy import expected_error
 from foldfit.planner.options import Option, OptionTable
 from foldfit.plans import Bound, Plan
 
@@ -33,19 +34,32 @@ def clocked(table: OptionTable, clock: int) -> OptionTable:
     return replace(table, stacks=stacks, clock=clock)
 
 
+def seconds_by(table: OptionTable, clock: int, plan: Plan) -> float:
+    """What a plan takes by one of them."""
+    from foldfit.planner.build import chain_of
+    from foldfit.planner.simulate import simulate
+
+    return simulate(chain_of(clocked(table, clock)), plan.choices, list(plan.schedule)).seconds
+
+
+def host_decides(table: OptionTable, plan: Plan) -> bool:
+    """Whether the host is the slower one."""
+    return two_clocks(table) and seconds_by(table, 1, plan) > seconds_by(table, 0, plan)
+
+
 def by_both(table: OptionTable, policy: str, solver: str) -> Plan:
     """The better of the plans by either clock. Raises DoesNotFit."""
-    from foldfit.planner.build import chain_of, make_plan
-    from foldfit.planner.simulate import simulate
+    from foldfit.planner.build import make_plan
 
     found = []
     for clock in (0, 1):
         plan = make_plan(clocked(table, clock), policy, solver)
-        other = simulate(chain_of(clocked(table, 1 - clock)), plan.choices, list(plan.schedule)).seconds
-        found.append((max(plan.promised.seconds, other), plan))
+        other = seconds_by(table, 1 - clock, plan)
+        found.append((max(plan.promised.seconds, other), plan, clock if other <= plan.promised.seconds else 1 - clock))
         if other <= plan.promised.seconds:
             break
-    seconds, best = min(found, key=lambda each: each[0])
-    bound = max(plan.bound.seconds for _, plan in found if plan.bound)
-    promised = msgspec.structs.replace(best.promised, seconds=seconds)
+    seconds, best, slower = min(found, key=lambda each: each[0])
+    bound = max(plan.bound.seconds for _, plan, _ in found if plan.bound)
+    error = expected_error(clocked(table, slower), best.choices, list(best.schedule))
+    promised = msgspec.structs.replace(best.promised, seconds=seconds, seconds_error=error)
     return msgspec.structs.replace(best, promised=promised, bound=Bound(bound, seconds / bound - 1)).signed()
