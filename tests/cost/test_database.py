@@ -121,6 +121,9 @@ def test_wrong_files_are_one_clear_line(tmp_path):
     msgspec.structs.replace(bad, samples=(msgspec.structs.replace(bad.samples[0], forward=0.0),)).save(path)
     with pytest.raises(BadInput, match="not positive"):
         load_costs(path)
+    msgspec.structs.replace(bad, launched={"a": 0.0}).save(path)
+    with pytest.raises(BadInput, match="not positive"):
+        load_costs(path)
     bad.save(path)
     with pytest.raises(BadInput, match="was measured on RTX 4090, the plan is for H200"):
         find_costs(replace(find_device("H200"), costs=str(path)))

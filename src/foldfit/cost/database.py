@@ -83,7 +83,9 @@ def load_costs(path: str | os.PathLike[str]) -> Costs:
         raise BadInput(f"{os.fspath(path)} is no cost database of foldfit: {error}; run foldfit profile again") from None
     if any(not c.seconds > 0 or c.size < 1 or c.ranks < 2 for c in costs.collectives):
         raise BadInput(f"{os.fspath(path)} has collectives of no bytes, seconds or ranks: run foldfit profile --gpus again")
-    if any(not s.forward > 0 or not s.backward >= 0 for s in costs.samples):
+    if any(not s.forward > 0 or not s.backward >= 0 for s in costs.samples) or any(
+        not x > 0 for x in (costs.runs | costs.launched).values()
+    ):
         raise BadInput(f"{os.fspath(path)} has seconds that are not positive: run foldfit profile again")
     return costs
 

@@ -2,7 +2,7 @@
 takes 30 to 50 us to call one, has nothing to do with them.
 
 Before the capture the step runs once, so that libraries have made their handles and NCCL its connections. Waits for collectives are not
-timed within: an event for the host to read is a node of the graph, and those of a step took longer than what they timed.
+timed within: that takes events for the host, nodes of the graph, with which steps took far longer than promised (docs/performance.md).
 """
 
 import gc
