@@ -172,11 +172,12 @@ class Ranks:
     def pass_on(self, tensors: Tensors, rows: int) -> "Begun":
         """Begins to send the tensors to the next rank, and to receive as many of `rows` rows from the one before: wait for those."""
         out = tuple(x.new_empty(rows, *x.shape[1:]) for x in tensors)
-        works: Works = []
+        # On a processor at once: gloo's threads hold for a moment what they have worked on (see let_go).
+        works: Works | None = [] if any(x.is_cuda for x in tensors) else None
         self.shift(works, tensors, out)
         return Begun(self, works, tensors, out)
 
-    def shift(self, works: Works, leaving: Tensors, arriving: Tensors) -> None:
+    def shift(self, works: Works | None, leaving: Tensors, arriving: Tensors) -> None:
         """To the next rank, from the one before. By an all-to-all with nothing for the others: what a send has had PyTorch keeps from
         everyone else until a capture ends."""
         after, before = ((self.rank + step) % self.size for step in (1, -1))
