@@ -5,8 +5,8 @@
 
 Each case is a run of its own by torchrun, ended after `--patience` seconds: what hangs says so. Microseconds a collective, beyond the
 same products without: `eager`, where the host calls it, `graph`, of replays. Cases: `plain`; `expandable`: PyTorch's expandable segments,
-as foldfit's meter sets them, NCCL registering no buffers; `registering`: the same while it does, which hung at 25 MiB on H100s; `unmixed`:
-NCCL without the event by which it keeps graphs and other calls apart; `timed`: two events for the host around each.
+as foldfit's meter sets them, NCCL registering no buffers; `registering`: the same while it does, with which whole steps hung on H100s;
+`unmixed`: NCCL without the event by which it keeps graphs and other calls apart; `timed`: two events for the host around each.
 """
 
 import argparse
@@ -22,14 +22,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from foldfit.runtime.graphs import CudaGraphs
 from foldfit.runtime.meter import exact_allocator
 
 CASES: dict[str, dict[str, str]] = {
-    "plain": {},
+    "plain": {"NCCL_GRAPH_REGISTER": "1"},
     "expandable": {"EXPANDABLE": "1", "NCCL_GRAPH_REGISTER": "0"},
     "unmixed": {"EXPANDABLE": "1", "NCCL_GRAPH_REGISTER": "0", "NCCL_GRAPH_MIXING_SUPPORT": "0"},
     "timed": {"EXPANDABLE": "1", "NCCL_GRAPH_REGISTER": "0", "TIMED": "1"},
-    "registering": {"EXPANDABLE": "1"},
+    "registering": {"EXPANDABLE": "1", "NCCL_GRAPH_REGISTER": "1"},
 }
 SIZES = (2**20, 25 * 2**20)
 """Bytes of a rank's part."""
@@ -69,14 +70,17 @@ def seconds(run: Callable[[], object], cuda: bool) -> float:
 
 
 def captured(run: Callable[[], None]) -> Callable[[], None]:
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    """As the executor captures a part of a step."""
+    graphs = CudaGraphs(torch.device("cuda", torch.cuda.current_device()))
+    with graphs.rehearsing():
         run()
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        run()
-    return graph.replay
+    with graphs.capturing():
+        graphs.begin()
+        try:
+            run()
+        finally:
+            replay = graphs.end()
+    return replay
 
 
 def work(cuda: bool) -> None:

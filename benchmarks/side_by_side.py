@@ -242,7 +242,8 @@ def peer_stack(
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     row |= {"who": name, "n_seq": n_seq, "n_res": n_res, "blocks": blocks, "precision": precision, "mode": "train" if train else "infer"}
     try:
-        model, c_m = openfold.stack(blocks, recompute=train, extra=extra).to("cuda", dtype).train(train), 64 if extra else 256
+        model = openfold.stack(blocks, recompute=train, extra=extra).to("cuda", dtype).train(train)
+        c_m = (openfold.EXTRA if extra else openfold.SIZES)["c_m"]
         m, z = (torch.randn(*s, device="cuda", dtype=dtype).requires_grad_(train) for s in ((n_seq, n_res, c_m), (n_res, n_res, 128)))
         d = [torch.randn_like(m), torch.randn_like(z)]
 

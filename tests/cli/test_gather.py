@@ -16,7 +16,7 @@ from foldfit.plans import Plan
 from foldfit.problem import Problem
 from foldfit.report.curves import scaling
 from foldfit.report.pictures import schedule
-from foldfit.report.run import BETWEEN_RANKS, FROM_HOST, TO_HOST, Run
+from foldfit.report.run import BETWEEN_RANKS, FROM_HOST, TO_HOST, Run, Scaled, Series
 from foldfit.report.trace import trace
 from tests import small
 
@@ -78,5 +78,17 @@ def test_what_was_measured_on_several_ranks_stands_beside_what_was_planned():
     (series,) = series_of(results)
     assert (series.problem, series.policy) == ("2 x evoformer (6 rows), 8 residues, infer, fp32", "large")
     assert [(p.ranks, p.took, p.exposed) for p in series.points] == [(1, 4.0, 0.0), (2, 2.5, 0.2), (3, 0.0, 0.0)]
-    markers = [len(re.findall("<use ", part)) for part in re.split('<g id="line2d_', scaling([series]))]
-    assert markers.count(3) == 2 and markers.count(2) >= 2, "three planned points and two measured ones, in both halves"
+    assert drawn_points(series).count(3) == 2 and drawn_points(series).count(2) >= 2, "three planned and two measured, in both halves"
+
+
+def test_waiting_that_was_not_timed_is_not_drawn_as_none():
+    def series(exposed: float) -> Series:
+        return Series("p", "auto", [Scaled(1, 4.0, 0.0, 4.1), Scaled(2, 2.0, 0.2, 2.1, exposed), Scaled(3, 1.5, 0.3)])
+
+    timed, not_timed = (drawn_points(series(exposed)) for exposed in (0.3, 0.0))
+    assert timed.count(2) == not_timed.count(2) + 1 and not_timed.count(1) == timed.count(1) + 1
+
+
+def drawn_points(series: Series) -> list[int]:
+    """Of every line of the picture, how many points it has."""
+    return [len(re.findall("<use ", part)) for part in re.split('<g id="line2d_', scaling([series]))]

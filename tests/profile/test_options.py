@@ -11,6 +11,7 @@ from foldfit.cli import main, parser_of, profile
 from foldfit.cli.profile import asked
 from foldfit.cost.database import corrections, load_costs
 from foldfit.cost.sample import Sample, name_of
+from foldfit.planner import clocks
 from foldfit.planner.worth import tasks
 from foldfit.profile import options
 
@@ -62,6 +63,16 @@ def test_a_whole_run_corrects_the_sum(capsys, tmp_path, monkeypatch):
         assert main(["plan", *FLAGS, "--costs", path, "--json"]) == 0
         promised.append(json.loads(capsys.readouterr().out)["promised"]["seconds"])
     assert promised[0] == pytest.approx(costs.factor * promised[1], rel=0.05)
+
+
+def test_a_whole_run_that_the_host_decides_corrects_the_host(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(options, "REPEATS", 2)
+    monkeypatch.setattr(clocks, "host_decides", lambda table, plan: True)
+    path = str(tmp_path / "costs.json")
+    assert main(["profile", *FLAGS, "--costs", path, "--run"]) == 0
+    costs = load_costs(path)
+    assert not costs.runs and list(costs.launched) == ["1 x evoformer 6, 8, train, fp32, eager"] and costs.host_factor > 0
+    assert costs.factor == 1
 
 
 def test_several_sizes_and_precisions_as_far_as_the_time_goes(capsys, tmp_path, monkeypatch):

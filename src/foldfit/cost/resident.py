@@ -59,8 +59,8 @@ def resident_bytes(problem: Problem, align: int, hosted: Collection[str] = ()) -
     backward = {"gradients": parameters, "outputs": sum(outputs.values()), "output gradients": sum(outputs.values())}
     if problem.launch == "graph":
         # Alone, it works in the tensors that it reads; over ranks it relays them, into others.
-        alone = problem.axial == 1
-        backward["graph's gradients"] = parameters + sum(outputs.values()) + sum(inputs.values()) + (0 if alone else sum(outputs.values()))
+        copies = 1 if problem.axial == 1 else 2
+        backward["graph's gradients"] = parameters + copies * sum(outputs.values()) + sum(inputs.values())
     if len(problem.stacks) > 1:
         # The gradients of tensors that only later stacks have wait for the end.
         backward["waiting gradients"] = sum(size for name, size in outputs.items() if name != "z")

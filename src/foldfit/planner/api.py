@@ -11,6 +11,7 @@ from foldfit.cost.devices import GIB, GPUS, Device, find_device
 from foldfit.errors import DoesNotFit
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import frontier as chain_frontier
+from foldfit.planner.clocks import host_decides
 from foldfit.planner.hopeless import refuse_hopeless
 from foldfit.planner.lengths import longest_n_res
 from foldfit.planner.options import OptionTable, option_table
@@ -47,11 +48,10 @@ GRAPHS_WORTH = 0.8
 def as_graphs(plan: Plan, device: Device, policy: str = "auto", solver: str = "chain") -> float:
     """Seconds of the same in the same memory as CUDA graphs, where the host that launches kernel by kernel makes it much slower; 0
     elsewhere."""
-    p = plan.problem
-    if p.launch == "graph" or p.device_type != "cuda" or p.world > 1 or p.host_memory or p.inputs == "overwritten":
+    if plan.problem.inputs == "overwritten" or not host_decides(option_table(plan.problem, device), plan):
         return 0.0
     try:
-        found = make_plan(option_table(msgspec.structs.replace(p, launch="graph"), device), policy, solver).promised.seconds
+        found = make_plan(option_table(msgspec.structs.replace(plan.problem, launch="graph"), device), policy, solver).promised.seconds
     except DoesNotFit:
         return 0.0
     return found if found < GRAPHS_WORTH * plan.promised.seconds else 0.0

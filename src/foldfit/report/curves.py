@@ -152,16 +152,16 @@ def scaling(series: Sequence[Series]) -> str:
 def scaled(pair: Any, one: Series, colour: str) -> None:
     """One series, on the axes of seconds and of the part waited for."""
     points = sorted(one.points, key=lambda p: p.ranks)
-    planned = [(p.ranks, p.promised, 100 * p.promised_exposed / p.promised) for p in points]
-    took = [(p.ranks, p.took, 100 * p.exposed / p.took) for p in points if p.took]
-    first = (took or planned)[0]
+    took = [p for p in points if p.took]
+    timed = [p for p in took if p.ranks == 1 or p.exposed]
+    first = (took[0].ranks, took[0].took) if took else (points[0].ranks, points[0].promised)
     pair[0].plot([p.ranks for p in points], [first[1] * first[0] / p.ranks for p in points], color=colour, linewidth=0.8, linestyle=":")
-    for axes, value in ((pair[0], 1), (pair[1], 2)):
-        axes.plot(
-            [p[0] for p in planned], [p[value] for p in planned], "D", color=colour, linestyle="--", linewidth=1, fillstyle="none",
-            markersize=5,
-        )  # fmt: skip
-        axes.plot([p[0] for p in took], [p[value] for p in took], "o", color=colour, linestyle="-", linewidth=1.4)
+    planned = {"color": colour, "marker": "D", "linestyle": "--", "linewidth": 1, "fillstyle": "none", "markersize": 5}
+    measured = {"color": colour, "marker": "o", "linestyle": "-", "linewidth": 1.4}
+    pair[0].plot([p.ranks for p in points], [p.promised for p in points], **planned)
+    pair[1].plot([p.ranks for p in points], [100 * p.promised_exposed / p.promised for p in points], **planned)
+    pair[0].plot([p.ranks for p in took], [p.took for p in took], **measured)
+    pair[1].plot([p.ranks for p in timed], [100 * p.exposed / p.took for p in timed], **measured)
 
 
 def key_of(colours: dict[str, str]) -> list[Any]:

@@ -156,7 +156,8 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Seconds of a run on so many ranks, and those of them in which it waits for collectives: promised, and as it took (0: not run)."""
+    """Seconds of a run on so many ranks, and those of them in which it waits for collectives: promised, and as it took (0: not run; of
+    several ranks' waiting, not timed, as inside a CUDA graph)."""
 
     ranks: int
     promised: float

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def leave_buffers_unregistered() -> None:
     """NCCL registers the buffers of collectives that are captured, and takes each for a part of one allocation. Under PyTorch's expandable
-    segments (meter.py, and who else sets them) it is a part of several, and replays never end (pytorch issue 158029). NCCL reads this
-    at its first capture; who has set it otherwise is left alone."""
+    segments (meter.py, and who else sets them) it is a part of several, and replays never end (pytorch issue 158029). Said before
+    NCCL starts where foldfit starts it, elsewhere before the first capture; who has set it otherwise is left alone."""
     os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
 
 
