@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,10 @@ def test_a_folder_is_tried_out(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="cannot write"):
         check_folder(tmp_path / "file")
+
+
+def test_ranks_try_one_folder_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(check_folder, [tmp_path / "out"] * 400):
+            pass
+    assert list((tmp_path / "out").iterdir()) == []

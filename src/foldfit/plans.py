@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -145,20 +146,29 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise BadInput(f"cannot write {path}: it is there and no file; give another output")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = MissingEnvironment if full else BadInput
-        raise what(f"cannot write {path}: {error.strerror}; {'make room, or ' if full else ''}give another output") from None
+        with writing_to(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
 def check_folder(folder: Path) -> None:
-    """Makes it where it is not there. Raises as `replacing` where nothing can be written into it."""
-    with replacing(folder / "test") as temporary:
-        temporary.write_text("x")
-    (folder / "test").unlink()
+    """Makes it where it is not there. Raises as `replacing` where nothing can be written into it. Ranks may all do so at once, of
+    several hosts too: each writes a file of a name that nobody else has."""
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"x")
+
+
+@contextlib.contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = MissingEnvironment if full else BadInput
+        raise what(f"cannot write {path}: {error.strerror}; {'make room, or ' if full else ''}give another output") from None
