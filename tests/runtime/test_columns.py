@@ -132,3 +132,24 @@ def test_pieces_go_back_within_their_promise(name, layout, kernel, rows, pieces)
     with TensorMeter() as meter:
         apply.backward(Call(module, choice, masks, ranks=RingOfTwo(), total=16), state, None, grads, gradients)
     assert 0.6 * promised <= meter.peak <= promised
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_the_next_piece_is_on_its_way_before_rows_are_prepared(monkeypatch, back):
+    events: list[str] = []
+
+    class Telling(RingOfTwo):
+        def pass_on(self, tensors, rows):
+            events.append("pass on")
+            return super().pass_on(tensors, rows)
+
+    sub = triangle_multiplication("x", "", ("z", 0), C_Z, HIDDEN)
+    module, state, masks, grads = given(Case(sub, "reference", "fp32", {"z": (4, 8)}, {"z": C_Z}), DEVICE)
+    call = Call(module, Choice("reference", 4, 4, True, piece_rows=4), masks, ranks=Telling(), total=8)
+    prepare = type(module).prepare
+    monkeypatch.setattr(type(module), "prepare", lambda *args: (events.append("prepare"), prepare(*args))[1])
+    if back:
+        apply.backward(call, state, None, grads, Gradients(list(module.parameters())))
+    else:
+        apply.forward(call, state, state["z"])
+    assert events[:2] == ["pass on", "prepare"] and events.count("prepare") == 1

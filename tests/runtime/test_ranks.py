@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from foldfit.errors import BadInput
 from foldfit.plans import Choice, Plan
-from foldfit.runtime.ranks import Ranks, bounds
+from foldfit.runtime.ranks import Ranks, bounds, packed, unpack
 from foldfit.runtime.shards import shard, unshard
 from foldfit.runtime.trunk import Trunk
 from tests import small
@@ -193,6 +193,19 @@ def test_rows_of_all_ranks_are_all_rows():
             assert [i for a, b in spans for i in range(a, b)] == list(range(total))
             lengths = [b - a for a, b in spans]
             assert max(lengths) - min(lengths) <= 1 and lengths == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 6, 128])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_what_is_relaid_is_the_same_to_the_byte(channels, dtype):
+    """In words of 8 bytes or not, from anywhere."""
+    x = torch.randn(5, 7, channels + 1).to(dtype)[..., 1:]
+    x[0, 0, 0], x[1, 2, 0] = torch.nan, -0.0
+    for whole in (x, x.contiguous()):
+        parts = [whole[:, :3], whole[:, 3:]]
+        flat, out = packed(parts), torch.zeros(5, 7, channels, dtype=dtype)
+        unpack(flat, [out[:, :3], out[:, 3:]])
+        assert torch.equal(out.view(torch.uint8), x.contiguous().view(torch.uint8))
 
 
 def test_alone_is_no_group():

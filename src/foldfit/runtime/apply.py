@@ -93,7 +93,7 @@ def share(call: Call, module: SubModule, x: Tensor, mask: Tensor, graphs: list[G
         if graphs is not None:
             graphs.append(Graph([part], [get_gradient_edge(o) for o in out if o.requires_grad]))
         del part
-        if rows >= total and call.ranks.size == 1:
+        if rows >= total and (call.ranks.size == 1 or call.choice.piece_rows):
             return tuple(o.detach() for o in out)
         buffers = buffers or tuple(o.new_empty(total, *o.shape[1:]) for o in out)
         for buffer, o in zip(buffers, out, strict=True):

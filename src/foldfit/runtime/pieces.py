@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from foldfit.model import SubModule
 from foldfit.ops.onto import onto
@@ -56,13 +56,15 @@ def forward(call: "Call", module: SubModule, own: Tensors, state: "State", targe
     source, mask = state[name][sample], call.masks[name][sample]
     for rows in row_slices(call, source.shape[axis]):
         x = (call.rows("update", source, axis, *rows),)
-        prepared = module.prepare(x, call.mask_rows("update", mask, axis, *rows), ops) if rows[0] < rows[1] else ()
+        prepared: list[Tensors] = []
 
         def visit(start: int, stop: int, shared: Tensors, rows=rows, x=x, prepared=prepared) -> Tensors:
+            if rows[0] < rows[1] and not prepared:  # not before: the next piece is on its way by now
+                prepared.append(module.prepare(x, call.mask_rows("update", mask, axis, *rows), ops))
             if prepared and start < stop:
                 new, old = (at(tensor[sample], spec.writes[1], rows, start, stop) for tensor in (target, before))
                 with onto(new, old, drop_at(call, rows, start, stop)) as residual:
-                    residual.settle(module.finish(columns(call, x, start, stop), prepared, shared, ops), ops.add)
+                    residual.settle(module.finish(columns(call, x, start, stop), prepared[0], shared, ops), ops.add)
             return ()
 
         travel(call.ranks, own, call.total, call.choice.piece_rows, visit)
@@ -101,17 +103,24 @@ class Backward:
         self.read, self.written = (grads[tensor][sample] for tensor in (name, self.spec.writes[0]))
         with torch.enable_grad():
             self.x = (leaf(call.rows("update", state[name][sample], axis, *rows)),)
-            mask = call.mask_rows("update", call.masks[name][sample], axis, *rows)
-            out = module.prepare(self.x, mask, self.ops) if rows[0] < rows[1] else ()
+        self.mask = call.mask_rows("update", call.masks[name][sample], axis, *rows)
+        self.edges: list[GradientEdge] = []
+        self.prepared: Tensors = ()
+        self.d_prepared: list[Tensor] = []
+
+    def prepare(self) -> None:
         n = len(self.spec.prepared)
+        with torch.enable_grad():
+            out = self.module.prepare(self.x, self.mask, self.ops)
         self.edges = [get_gradient_edge(p) for p in out[:n]]
         self.prepared = tuple(p.detach().requires_grad_(i < n) for i, p in enumerate(out))
-        self.d_prepared: list[Tensor] = []
 
     def visit(self, start: int, stop: int, shared: Tensors) -> Tensors:
         n = len(shared) - self.spec.shared_masks
-        if not self.prepared or start == stop:
+        if self.rows[0] == self.rows[1] or start == stop:
             return tuple(torch.zeros_like(s) for s in shared[:n])
+        if not self.prepared:  # not before: the next piece is on its way by now
+            self.prepare()
         with torch.enable_grad():
             x = columns(self.call, self.x, start, stop)
             shared = tuple(s.detach().requires_grad_(i < n) for i, s in enumerate(shared))

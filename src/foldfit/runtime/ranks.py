@@ -38,6 +38,9 @@ def layout_of(text: str) -> dict[str, int]:
     return {word[:-1]: int(word[-1]) for word in text.split()}
 
 
+WORD = 8
+"""Bytes of the elements that a relay copies."""
+
 Mark = float | torch.cuda.Event
 """A moment, in seconds on the processor."""
 
@@ -274,13 +277,24 @@ def packed(parts: list[Tensor]) -> Tensor:
     """One after the other."""
     flat = parts[0].new_empty(sum(part.numel() for part in parts))
     for piece, part in zip(flat.split([part.numel() for part in parts]), parts, strict=True):
-        piece.view(part.shape).copy_(part)
+        copy(piece.view(part.shape), part)
     return flat
 
 
 def unpack(flat: Tensor, parts: list[Tensor]) -> None:
     for piece, part in zip(flat.split([part.numel() for part in parts]), parts, strict=True):
-        part.copy_(piece.view(part.shape))
+        copy(part, piece.view(part.shape))
+
+
+def copy(target: Tensor, source: Tensor) -> None:
+    """In words of 8 bytes where both consist of such: PyTorch's copies between what does not lie in one piece go element by element."""
+    both = (target, source)
+    if all(
+        x.stride(-1) == 1 and all(n * x.element_size() % WORD == 0 for n in (x.shape[-1], x.storage_offset(), *x.stride()[:-1]))
+        for x in both
+    ):
+        target, source = (x.view(torch.int64) for x in both)
+    target.copy_(source)
 
 
 def most_elements(whole: tuple[int, ...], size: int) -> int:
