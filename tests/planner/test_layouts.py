@@ -12,6 +12,7 @@ from foldfit.stacks import stack_spec
 from tests import small
 
 STACKS = {"evoformer": 20, "extra_msa": 33, "pairformer": 0}
+SLOW = dict.fromkeys((sub.name for name in STACKS for sub in stack_spec(name).sub_modules), 9.0)
 COSTS = [{"m": 3.0, "e": 3.0, "s": 1.0, "z": 2.0}, {"m": 1.0, "e": 5.0, "s": 1.0, "z": 7.0}]
 
 
@@ -25,7 +26,7 @@ def cost(layouts, seconds) -> float:
 @pytest.mark.parametrize("name", STACKS)
 def test_no_other_layouts_take_less(name, seconds):
     spec = stack_spec(name)
-    found = cheapest(spec, seconds)
+    found = cheapest(spec, seconds, SLOW)
     for sub, layout in zip(spec.sub_modules, found, strict=True):
         assert wanted(sub).items() <= layout.items()
     names = list(spec.state)
@@ -40,17 +41,26 @@ def test_no_other_layouts_take_less(name, seconds):
 
 def test_an_evoformer_block_moves_the_msa_twice_and_the_pair_four_times():
     moves = (
-        [sub["m"] for sub in cheapest(stack_spec("evoformer"), COSTS[0])],
-        [sub["z"] for sub in cheapest(stack_spec("evoformer"), COSTS[0])],
+        [sub["m"] for sub in cheapest(stack_spec("evoformer"), COSTS[0], SLOW)],
+        [sub["z"] for sub in cheapest(stack_spec("evoformer"), COSTS[0], SLOW)],
     )
     assert moves[0] == [0, 1, 1, 1, 1, 1, 1, 1, 0]  # home beside the last one that does without it
     assert moves[1] == [0, 0, 0, 0, 0, 1, 0, 1, 1]
 
 
+def test_a_relay_goes_on_beside_what_hides_it():
+    """The last of them, or the one that hides the most."""
+    spec = stack_spec("evoformer")
+    quick = SLOW | dict.fromkeys(("triangle_attention_ending_node", "pair_transition"), 1.0)
+    for computing, last in ((quick, 6), (dict.fromkeys(SLOW, 0.5) | {"pair_transition": 0.4}, 7), (dict.fromkeys(SLOW, 0.0), 9)):
+        layouts = cheapest(spec, COSTS[0], computing)
+        assert [sub["m"] for sub in layouts] == [0] + [1] * (last - 1) + [0] * (9 - last)
+
+
 def passages_of(name: str, ranks: int, batch: int = 1):
     problem = Problem(stacks=(small.stack(name, 2, STACKS[name]),), n_res=24, memory=2**40, world=ranks, axial=ranks, batch=batch)
     spec, shapes = shapes_of(problem, problem.stacks[0])
-    return spec, shapes, passages(spec, shapes, find_device("cpu"), 4, batch, 1)
+    return spec, shapes, passages(spec, shapes, find_device("cpu"), 4, batch, 1, SLOW)
 
 
 @pytest.mark.parametrize("name", STACKS)

@@ -106,3 +106,12 @@ def sub_module_seconds(spec: SubModuleSpec, kernel: Kernel, choice: Choice, sett
     if choice.recompute:
         out = Seconds(out.forward, out.backward + again.forward, out.host_forward, out.host_backward + again.host_forward)
     return NOTHING.plus(out, setting.batch)
+
+
+def updating(spec: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Setting, device: Device, precision: str) -> float:
+    """Of a forward's seconds on the device the part in which it updates: the rest makes what all rows share."""
+    if not (spec.shares and kernel.share):
+        return 1.0
+    update = phase_seconds(kernel.update, spec, spec.reads[0], choice.rows, setting, device, precision).forward
+    share = phase_seconds(kernel.share, spec, spec.shares, choice.share_rows, setting, device, precision).forward
+    return update / (update + share)

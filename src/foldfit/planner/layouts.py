@@ -18,8 +18,8 @@ from foldfit.stacks import StackSpec, SubModuleSpec
 Layout = dict[str, int]
 """State tensor -> the axis that it is sharded over."""
 
-HIDDEN = 0.99
-"""What a relay beside a sub-module counts of one that everything waits for: among as few relays the hidden ones are better."""
+HIDDEN = 0.01
+"""What a relay that a sub-module hides counts less than one that everything waits for: among as few relays the hidden ones are better."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,24 @@ def wanted(sub: SubModuleSpec) -> Layout:
     return {} if sub.pointwise else dict((*sub.reads, sub.writes, *((sub.shares,) if sub.shares else ())))
 
 
-def cheapest(spec: StackSpec, seconds: dict[str, float]) -> list[Layout]:
-    """Of each sub-module, such that all relays of a block take the least; `seconds`: of one relay of each tensor. Among equals the
-    one that moves late."""
+def cheapest(spec: StackSpec, seconds: dict[str, float], computing: dict[str, float]) -> list[Layout]:
+    """Of each sub-module, such that all relays of a block take the least; `seconds`: of one relay of each tensor, `computing`: of each
+    sub-module, by name. Among equals the one that moves late."""
     names, home = tuple(spec.state), (0,) * len(spec.state)
 
     def between(a: tuple[int, ...], b: tuple[int, ...], beside: SubModuleSpec | None = None) -> float:
-        moved = (name for name, x, y in zip(names, a, b, strict=True) if x != y)
-        return sum(seconds[name] * (HIDDEN if beside and name not in beside.touches else 1) for name in moved)
+        return sum(moving(name, beside) for name, x, y in zip(names, a, b, strict=True) if x != y)
+
+    def moving(name: str, beside: SubModuleSpec | None) -> float:
+        hidden = 0.0 if beside is None or name in beside.touches else min(seconds[name], computing[beside.name])
+        return seconds[name] - HIDDEN * hidden
 
     reached: dict[tuple[int, ...], tuple[float, list[tuple[int, ...]]]] = {home: (0.0, [])}
     for sub in spec.sub_modules:
         options = [(axis,) if (axis := wanted(sub).get(name)) is not None else axes_of(spec, name) for name in names]
         here = {}
         for layout in product(*options):
-            best = min(reached, key=lambda old: (round(reached[old][0] + between(old, layout, sub), 12), old == layout))
+            best = min(reached, key=lambda old: (round(reached[old][0] + between(old, layout, sub), 12), -distance(old, layout)))
             here[layout] = reached[best][0] + between(best, layout, sub), [*reached[best][1], layout]
         reached = here
     # Late: of equal paths the one whose layouts stay longest away from home.
@@ -83,12 +86,19 @@ def cheapest(spec: StackSpec, seconds: dict[str, float]) -> list[Layout]:
     return [dict(zip(names, layout, strict=True)) for layout in reached[end][1]]
 
 
+def distance(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """How many tensors move."""
+    return sum(x != y for x, y in zip(a, b, strict=True))
+
+
 def axes_of(spec: StackSpec, name: str) -> tuple[int, ...]:
     return (0, 1) if len(spec.state[name]) == 3 else (0,)
 
 
-def passages(spec: StackSpec, shapes: Shapes, device: Device, itemsize: int, batch: int, align: int) -> list[Passage]:
-    """Of each sub-module of a block. Alone nothing moves."""
+def passages(
+    spec: StackSpec, shapes: Shapes, device: Device, itemsize: int, batch: int, align: int, computing: dict[str, float]
+) -> list[Passage]:
+    """Of each sub-module of a block; `computing`: about how long each takes, by name. Alone nothing moves."""
     one = {name: itemsize * shapes.own_elements(name) for name in spec.state}
     block = Versions(
         {name: batch * size for name, size in one.items()},
@@ -101,7 +111,7 @@ def passages(spec: StackSpec, shapes: Shapes, device: Device, itemsize: int, bat
     else:
         parts = {name: relay_parts(size) for name, size in one.items()}
         seconds = {name: batch * n * all_to_all(device, shapes.ranks, one[name] // n) for name, n in parts.items()}
-        layouts = cheapest(spec, seconds)
+        layouts = cheapest(spec, seconds, computing)
     around, out = [home, *layouts, home], []
     for i, sub in enumerate(spec.sub_modules):
         after_it = spec.sub_modules[i + 1] if i + 1 < len(layouts) else None

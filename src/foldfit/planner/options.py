@@ -15,10 +15,10 @@ from foldfit.cost.devices import COLLECTIVE_CALL, Device
 from foldfit.cost.host import away_seconds
 from foldfit.cost.interpolate import Corrections
 from foldfit.cost.memory import Setting, away_bytes, shared_bytes, sub_module_bytes
-from foldfit.cost.seconds import Seconds, sub_module_seconds
+from foldfit.cost.seconds import Seconds, sub_module_seconds, updating
 from foldfit.cost.sizes import Shapes, shapes_of
 from foldfit.cost.trust import trusted
-from foldfit.planner.layouts import Passage, passages
+from foldfit.planner.layouts import Passage, passages, wanted
 from foldfit.planner.option import Option
 from foldfit.planner.pieces import around, piece_options
 from foldfit.plans import Choice
@@ -114,19 +114,31 @@ def stack_options(problem: Problem, stack: Stack, device: Device, costs: Correct
     setting = setting_of(problem, shapes)
     state = {name: problem.batch * shapes.own_elements(name) * problem.itemsize for name in shapes.axes}
     subs = []
-    for sub, passage in zip(spec.sub_modules, passages(spec, shapes, device, problem.itemsize, problem.batch, setting.align), strict=True):
+    computing = {sub.name: about(sub, problem, setting, device) for sub in spec.sub_modules} if problem.axial > 1 else {}
+    ways = passages(spec, shapes, device, problem.itemsize, problem.batch, setting.align, computing)
+    for sub, passage in zip(spec.sub_modules, ways, strict=True):
         here = replace(setting, shapes=replace(shapes, layout=passage.layout))
         options = [o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs, rows)]
         if away := tuple(name for name in hostable(problem) if name in state):
             options = [o for option in options for o in (option, *on_host(option, sub, away, problem, here, device))]
         if problem.axial > 1:
             kernels = {name: on[problem.device_type] for name, on in sub.kernels.items() if problem.device_type in on}
-            call = device.gap_seconds if problem.launch == "graph" else device.launch_seconds
-            options += list(piece_options(options, sub, kernels, here, call))
-            ways = gathering(sub, here, device)
-            options = [over_ranks(o, sub, passage, here, device, ways) for o in options]
+            options += list(piece_options(options, sub, kernels, here, device, problem.launch))
+            gathered = gathering(sub, here, device)
+            options = [over_ranks(o, sub, passage, here, device, gathered, problem) for o in options]
         subs.append(SubModuleOptions(sub, passage.written, passage.final, tuple(options)))
     return StackOptions(spec, stack.blocks, shapes, state, tuple(subs))
+
+
+def about(sub: SubModuleSpec, problem: Problem, setting: Setting, device: Device) -> float:
+    """Seconds of its forward on a rank, in one slice, by the model: of the fastest kernel."""
+    here = replace(setting, shapes=replace(setting.shapes, layout=wanted(sub)))
+    rows, shared = here.shapes.own(*sub.reads[0]), here.shapes.own(*sub.shares) if sub.shares else 0
+    kernels = {name: on[problem.device_type] for name, on in sub.kernels.items() if problem.device_type in on}
+    return min(
+        sub_module_seconds(sub, kernel, Choice(name, rows, shared), here, device, problem.precision).forward
+        for name, kernel in kernels.items()
+    )
 
 
 def hostable(problem: Problem) -> tuple[str, ...]:
@@ -187,17 +199,20 @@ def gathering(sub: SubModuleSpec, setting: Setting, device: Device) -> tuple[flo
     return setting.batch * shared, setting.batch * summed
 
 
-def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Setting, device: Device, ways: tuple[float, float]) -> Option:
+def over_ranks(
+    option: Option, sub: SubModuleSpec, passage: Passage, setting: Setting, device: Device, ways: tuple[float, float], problem: Problem
+) -> Option:
     """The same with the relays around it, and with what ranks share gathered and its gradient summed, in the seconds `ways`, or in
-    pieces."""
+    pieces, which travel while it updates."""
     size = setting.itemsize * setting.shapes.own_elements(sub.writes[0])
+    shared, summed, way, back_way = ways[0], ways[1] + (ways[0] if option.choice.recompute else 0.0), 0.0, 0.0
     if option.choice.piece_rows:
-        shared, summed = around(option, sub, setting, device)
-    else:
-        shared, summed = ways[0], ways[1] + (ways[0] if option.choice.recompute else 0.0)
+        shared, summed, way, back_way = 0.0, 0.0, *around(option, sub, setting, device)
+    kernel = sub.kernels[option.choice.kernel][problem.device_type]
+    part = updating(sub, kernel, option.choice, setting, device, problem.precision)
     # The relays of what the sub-module does not touch are hidden behind it.
-    exposed = passage.seconds + shared + max(0.0, passage.hidden - option.seconds)
-    back_exposed = passage.back_seconds + summed + max(0.0, passage.hidden - option.back_seconds)
+    exposed = passage.seconds + shared + hardly_hidden(passage.hidden, way, option.seconds, part)
+    back_exposed = passage.back_seconds + summed + hardly_hidden(passage.hidden, back_way, option.back_seconds, part)
     return replace(
         option,
         choice=msgspec.structs.replace(option.choice, layout=passage.text),
@@ -207,6 +222,12 @@ def over_ranks(option: Option, sub: SubModuleSpec, passage: Passage, setting: Se
         exposed=exposed,
         back_exposed=back_exposed,
     )
+
+
+def hardly_hidden(relays: float, pieces: float, seconds: float, updating: float) -> float:
+    """What is left of relays that go on beside a sub-module, and of pieces that do so beside that part of it in which it updates: one
+    after the other."""
+    return max(0.0, pieces - seconds * updating, relays + pieces - seconds)
 
 
 def kernel_options(
