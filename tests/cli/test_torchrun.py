@@ -23,6 +23,8 @@ from tests import small
 from tests.runtime.test_ranks import PLANS
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 240
+"""Seconds, on a busy machine; below the five minutes in which a collective gives up, which a fault must not take."""
 
 
 def saved(folder: Path, size: int, **problem) -> Path:
@@ -44,12 +46,12 @@ def torchrun(size: int, *args: str, module: str = "foldfit") -> Iterator[subproc
         try:
             yield process
         finally:
-            process.kill()
+            process.terminate()  # it ends its ranks; killed, it would leave them running beside all later tests
 
 
 def finished(size: int, *args: str, module: str = "foldfit") -> tuple[int, str, str]:
     with torchrun(size, *args, module=module) as process:
-        out, error = process.communicate(timeout=100)
+        out, error = process.communicate(timeout=PATIENCE)
         return process.returncode, out, error
 
 
@@ -92,14 +94,15 @@ def test_another_number_of_ranks_is_a_line(tmp_path, capsys):
     ("fault", "said"),
     [
         ("out of memory", "rank 1: the device has no"),
-        ("other version", "rank 1 cannot go on: the plan was made by foldfit .*, this is 9.9.9"),
+        # By either: torchrun may end rank 0 before it has said that it is rank 1 that cannot go on.
+        ("other version", "rank 1( cannot go on)?: the plan was made by foldfit .*, this is 9.9.9"),
     ],
 )
 def test_a_fault_of_one_rank_ends_all_with_a_line(tmp_path, fault, said):
     (tmp_path / "fault").write_text(fault)
     begin = time.monotonic()
     code, out, error = finished(2, str(saved(tmp_path, 2)), "--seed", "3", "-o", str(tmp_path / "out"), module="tests.cli.faulty")
-    assert code != 0 and not out and time.monotonic() - begin < 60
+    assert code != 0 and not out and time.monotonic() - begin < PATIENCE
     lines = [line for line in error.splitlines() if line.startswith("foldfit run: ")]
     assert any(re.search(said, line) for line in lines), error
 
@@ -117,14 +120,14 @@ def test_collectives_are_measured_between_ranks(tmp_path):
 def test_a_rank_that_dies_ends_all(tmp_path):
     with torchrun(2, str(saved(tmp_path, 2)), "--repeat", "100000") as process:
         ranks: list[int] = []
-        for _ in range(600):
+        for _ in range(10 * PATIENCE):
             ranks = children(process.pid)
             if len(ranks) == 2 and all("libtorch_cpu" in maps(p) for p in ranks):
                 break
             time.sleep(0.1)
         time.sleep(3)
         os.kill(ranks[1], signal.SIGKILL)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=PATIENCE)
         assert process.returncode != 0
         assert not any(Path(f"/proc/{p}").exists() for p in ranks)
         assert "Signal 9" in error or "SIGKILL" in error

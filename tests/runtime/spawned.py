@@ -31,7 +31,7 @@ def rank_main(rank: int, size: int, work: Callable[..., None], args: tuple, fold
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     store = dist.FileStore(os.path.join(folder, "store"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(seconds=60))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(minutes=5))
     try:
         work(rank, *args)
     except BaseException:
