@@ -60,4 +60,5 @@ def test_round_trip(number, unit):
 
 
 def test_seconds():
+    assert [format_seconds(s) for s in (0.9996, 0.9994, 0.0009996, 0.00099949)] == ["1.00 s", "999 ms", "1 ms", "999 us"]
     assert [format_seconds(s) for s in (1.234, 0.01234, 1.5e-6, 340.0, float("inf"))] == ["1.23 s", "12.3 ms", "1.5 us", "340 s", "never"]

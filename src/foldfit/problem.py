@@ -1,6 +1,6 @@
 """What is to be planned: a trunk, its sizes, a mode, a device and a memory limit. Pure data."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -11,6 +11,14 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Launch = Literal["eager", "graph"]
 Storage = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["none", "sgd", "adam"]
+Inputs = Literal["kept", "overwritten"]
+DeviceType = Literal["cpu", "cuda"]
+
+WORDS = {
+    "mode": Mode, "precision": Precision, "parameters": Storage, "optimizer": Optimizer, "inputs": Inputs, "launch": Launch,
+    "device_type": DeviceType,
+}  # fmt: skip
+"""Of a problem: what may stand in these."""
 
 ITEMSIZE: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 """Bytes of an element as stored."""
@@ -44,7 +52,8 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     0 for none. `world`: ranks, a device each;
     `axial`: how many of them share one sample, the rest being replicas on samples of their own. Limits are a rank's.
 
-    Raises BadInput for sizes below 1 or a mode without sense, NotSupported for host memory or ranks where nothing uses them yet.
+    Raises BadInput for sizes below 1, an unknown word or a mode without sense, NotSupported for host memory or ranks where nothing uses
+    them yet.
     """
 
     stacks: tuple[Stack, ...]
@@ -54,17 +63,20 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     parameters: Storage = "fp32"
     optimizer: Optimizer = "none"
     dropout: bool = False
-    inputs: Literal["kept", "overwritten"] = "kept"
+    inputs: Inputs = "kept"
     batch: int = 1
     launch: Launch = "eager"
     device: str = "cpu"
-    device_type: Literal["cpu", "cuda"] = "cpu"
+    device_type: DeviceType = "cpu"
     memory: int
     host_memory: int = 0
     world: int = 1
     axial: int = 1
 
     def __post_init__(self) -> None:
+        for name, words in WORDS.items():
+            if getattr(self, name) not in get_args(words):
+                raise BadInput(f"{name}: expected one of {', '.join(get_args(words))}, got {getattr(self, name)!r}")
         if not self.stacks:
             raise BadInput("a problem needs at least one stack")
         sizes = {"n_res": self.n_res, "batch": self.batch, "memory": self.memory, "world": self.world, "axial": self.axial}

@@ -67,6 +67,7 @@ def format_seconds(seconds: float) -> str:
     """In s, ms or us, three digits."""
     if not math.isfinite(seconds):
         return "never" if seconds > 0 else "?"
-    if seconds >= 1:
-        return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+    for unit, size in (("us", 1e-6), ("ms", 1e-3)):
+        if seconds < 999.5 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"

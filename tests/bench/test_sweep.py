@@ -211,7 +211,37 @@ def test_results_of_another_origin_are_kept(made, capsys, tmp_path):
     assert len(read_results(path).results) == 1
 
 
+def test_nothing_is_lost_where_a_new_beginning_fails(made, capsys, tmp_path):
+    path = tmp_path / "bench.json"
+    path.write_text((made / "bench.json").read_text())
+    assert "unknown policy" in refused(capsys, *FLAGS, "--sizes", "4x6", "--policies", "nope", "-o", str(tmp_path), "--force")
+    assert path.read_text() == (made / "bench.json").read_text()
+
+
+def test_files_of_one_problem_in_other_limits_are_other_rows(capsys, tmp_path):
+    for name, memory in (("a", 2**26), ("b", 2**27)):
+        problem = Problem(stacks=(Stack("evoformer", 1, 4),), n_res=6, memory=memory)
+        (tmp_path / f"{name}.json").write_bytes(msgspec.json.encode(problem))
+        assert main(["bench", str(tmp_path / f"{name}.json"), "--predict", "-o", str(tmp_path)]) == 0
+    assert [r.problem.memory for r in read_results(tmp_path).results] == [2**26, 2**27]
+
+
+def test_other_costs_are_other_rows(capsys, tmp_path):
+    flags = ["--device", "H200", "--precision", "bf16", "--sizes", "128x256", "--blocks", "1", "-o", str(tmp_path)]
+    assert main(["bench", *flags]) == 0 and main(["bench", *flags, "--costs", "modelled"]) == 0
+    assert [r.costs for r in read_results(tmp_path).results] == ["measured", "modelled"]
+
+
+def test_an_experiment_has_a_folder_of_its_own(made, capsys, tmp_path):
+    (tmp_path / "study.json").write_text("{}")
+    assert "has study.json, of another experiment" in refused(capsys, *CROSSED, "-o", str(tmp_path), "--force")
+    (tmp_path / "bench.json").write_text((made / "bench.json").read_text())
+    with pytest.raises(BadInput, match=r"two experiments, study.json and bench.json"):
+        read_results(tmp_path)
+
+
 @pytest.mark.parametrize(("argv", "words"), [
+    (["--sizes", "²x3"], "expected n_seq x n_res"),
     (["study", "--n-seq", "3"], "--n-seq has no place with the study"),
     (["--sizes", "3x4", "--n-res", "4"], "--n-res has no place with --sizes"),
     (["--sizes", "12"], "expected n_seq x n_res"),

@@ -21,4 +21,6 @@ if __name__ == "__main__":
         Executor.do = out_of_memory  # type: ignore[method-assign]
     if os.environ["RANK"] == "1" and fault == "other version":
         check.__version__ = trunk.__version__ = "9.9.9"
+    if os.environ["RANK"] == "1" and fault == "other flags":
+        sys.argv += ["--save", str(Path(sys.argv[2]).parent / "x.safetensors")]
     sys.exit(main())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from foldfit.cli import main
+from foldfit.inputs.a3m import read_a3m
 from foldfit.plans import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,8 @@ def test_a_plan_that_the_host_slows_says_what_graphs_would_take(capsys):
     assert hint in call(capsys, "plan", *BIG)[1]
     graph = call(capsys, "plan", *BIG, "--launch", "graph")[1]
     assert hint not in graph and graph.split("promised time")[1].split("(")[0].strip() in call(capsys, "plan", *BIG)[1]
-    for more in (["--host-memory", "8GiB"], ["--n-res", "1024", "--mode", "infer"], ["--gpus", "2"], ["--json"]):
+    assert hint in call(capsys, "plan", *BIG, "--gpus", "2")[1]
+    for more in (["--host-memory", "8GiB"], ["--n-res", "1024", "--mode", "infer"], ["--json"]):
         assert hint not in call(capsys, "plan", *BIG, *more)[1], more
 
 
@@ -141,6 +143,11 @@ def test_compare_max_analyze_devices_doctor(capsys):
         (["plan", "--n-seq", "8", "--n-res", "8", "--device", "V100-16GB", "--precision", "bf16"], 4, "V100-16GB has no bf16"),
         (["plan", *TINY, "-o", "/proc/none/plan.json"], 2, "cannot write"),
         (["plan", "--msa", "none.a3m"], 2, "No such file"),
+        (["plan", "--n-seq=--8", "--n-res", "8"], 2, "--n-seq --8: expected 1 whole number"),
+        (["plan", "--n-seq", "²", "--n-res", "8"], 2, "--n-seq ²"),
+        (["plan", *TINY, "--gpus", "²"], 2, "--gpus ²"),
+        (["plan", *TINY, "--width", "c_m=²"], 2, "--width c_m=²"),
+        (["plan", *TINY, "--mode", "train", "--solver", "exhaustive"], 4, "at most 4 blocks of 9 combinations"),
         (["run", "none.json"], 2, "cannot read none.json"),
         (["run", ALIGNMENT], 2, "is not a plan"),
     ],
@@ -181,8 +188,69 @@ def test_inputs_that_are_not_the_plans(capsys, tmp_path):
     np.savez(tmp_path / "w.npz", x=np.zeros(3))
     code, _, err = call(capsys, "run", path, "--weights", str(tmp_path / "w.npz"))
     assert code == 2 and "is missing" in err
-    assert call(capsys, "run", path, "--save", "/proc/none/x.safetensors")[0] == 2
     assert call(capsys, "run", path, "--repeat", "-1")[0] == 2
+
+
+def test_no_output_overwrites_anything(capsys, tmp_path):
+    path, out = str(tmp_path / "plan.json"), tmp_path / "out"
+    call(capsys, "plan", *TINY, "-o", path)
+    text = Path(path).read_text()
+    code, _, err = call(capsys, "plan", *TINY, "--policy", "none", "-o", path)
+    assert code == 2 and "exists: give another name, or --force" in err and Path(path).read_text() == text
+    assert call(capsys, "plan", *TINY, "-o", path, "--force")[0] == 0
+    assert call(capsys, "run", path, "-o", str(tmp_path))[0] == 0  # the very plan that runs
+    out.mkdir()
+    for name in ("plan.json", "measured.json", "memory.svg"):
+        (out / name).write_text("mine")
+        code, _, err = call(capsys, "run", path, "-o", str(out))
+        assert code == 2 and f"{name} exists" in err and (out / name).read_text() == "mine"
+        (out / name).unlink()
+    code, _, err = call(capsys, "run", path, "-o", str(out), "--trace", str(out / "measured.json"))
+    assert code == 2 and "is given twice" in err and not list(out.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--save", "--trace"])
+def test_an_output_that_cannot_be_written_is_said_before_anything_runs(capsys, tmp_path, monkeypatch, flag):
+    path = str(tmp_path / "plan.json")
+    call(capsys, "plan", *TINY, "-o", path)
+    monkeypatch.setattr("foldfit.runtime.measure.measure", lambda *_, **__: pytest.fail("ran"))
+    code, _, err = call(capsys, "run", path, flag, "/proc/none/x")
+    assert code == 2 and "cannot write" in err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = call(capsys, "run", path, "--save", str(tmp_path / "x"))
+    assert code == 5 and "foldfit[save]" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+@pytest.mark.parametrize("argv", [["devices"], ["plan", *TINY], ["plan", *TINY, "-o", "PATH"], ["plan", *TINY, "--json"]])
+def test_a_full_disk_behind_the_output_is_one_line(tmp_path, argv):
+    argv = [str(tmp_path / "plan.json") if a == "PATH" else a for a in argv]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "foldfit", *argv], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False
+        )
+    assert done.returncode == 5 and done.stderr.count("\n") == 1 and "make room" in done.stderr
+
+
+def test_an_alignment_has_as_many_rows_whatever_the_length(capsys):
+    with_rows, with_msa = (
+        json.loads(call(capsys, "max", *rows, "--blocks", "1", "--device", "L4", "--limits", "", "--json")[1])["longest"]
+        for rows in (["--n-seq", str(len(read_a3m(ALIGNMENT).rows))], ["--msa", ALIGNMENT])
+    )
+    assert with_rows == with_msa and with_msa[0]["n_res"] > 191
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--precisions", "nope"], "--precisions nope: expected fp32"), (["--compile", "nope"], "--compile nope"),
+        (["--again", "nope"], "--again nope"), (["--minutes", "nan"], "--minutes nan"), (["--minutes", "-1"], "--minutes -1"),
+        (["--gpus", "2"], "--gpus 2 is for 2 ranks, 1 was started: torchrun --nproc-per-node 2 -m foldfit profile"),
+    ],
+)  # fmt: skip
+def test_a_profile_without_sense_is_one_line(capsys, argv, words):
+    code, out, err = call(capsys, "profile", *TINY, *argv)
+    assert (code, out) == (2, "") and words in err and err.count("\n") == 1
 
 
 def test_a_plan_for_a_card_that_is_not_here(capsys, tmp_path):

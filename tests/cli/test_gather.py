@@ -59,7 +59,7 @@ def test_several_numbers_of_devices_are_a_picture(tmp_path):
     flags = ["--blocks", "1", "--device", "H200", "--sizes", "64x64", "--gpus", "1,2,8", "-o", str(tmp_path / "b")]
     assert main(["bench", *flags]) == 0
     assert main(["report", str(tmp_path / "b"), "--pictures", str(tmp_path / "p")]) == 0
-    assert [p.name for p in (tmp_path / "p").iterdir()] == ["b-scaling.svg"]
+    assert [p.name for p in (tmp_path / "p").iterdir()] == ["1-b-scaling.svg"]
     text = (tmp_path / "b" / "report.html").read_text()
     assert text.count("<svg") == text.count("aria-label=") == 1 and "1 x evoformer (64 rows), 64 residues, infer, fp32" in text
 

@@ -5,9 +5,11 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
 from foldfit.cli import main
+from foldfit.plans import Plan
 
 FLAGS = ["--stack", "evoformer", "--n-seq", "6", "--n-res", "9", "--blocks", "3", "--mode", "train", "--device", "cpu", "--memory", "80MiB"]
 
@@ -101,6 +103,15 @@ def test_nothing_is_overwritten(capsys, tmp_path):
     assert main(["report", folder]) == 2
     assert "--force" in capsys.readouterr().err
     assert main(["report", folder, "--force"]) == 0
+
+
+def test_a_plan_that_was_not_the_one_that_ran_is_not_shown_with_it(folder, capsys, tmp_path):
+    (tmp_path / "measured.json").write_text((folder / "measured.json").read_text())
+    other = Plan.load(folder / "plan.json")
+    promised = msgspec.structs.replace(other.promised, peak_bytes=other.promised.peak_bytes - 1)
+    msgspec.structs.replace(other, promised=promised).signed().save(tmp_path / "plan.json")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "measured.json is of another plan than plan.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "text", "words"), [

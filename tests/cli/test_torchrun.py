@@ -94,6 +94,7 @@ def test_another_number_of_ranks_is_a_line(tmp_path, capsys):
     ("fault", "said"),
     [
         ("out of memory", "rank 1: the device has no"),
+        ("other flags", "ranks must agree: --save is False on rank 0, True on rank 1"),
         # By either: torchrun may end rank 0 before it has said that it is rank 1 that cannot go on.
         ("other version", "rank 1( cannot go on)?: the plan was made by foldfit .*, this is 9.9.9"),
     ],
@@ -101,7 +102,9 @@ def test_another_number_of_ranks_is_a_line(tmp_path, capsys):
 def test_a_fault_of_one_rank_ends_all_with_a_line(tmp_path, fault, said):
     (tmp_path / "fault").write_text(fault)
     begin = time.monotonic()
-    code, out, error = finished(2, str(saved(tmp_path, 2)), "--seed", "3", "-o", str(tmp_path / "out"), module="tests.cli.faulty")
+    code, out, error = finished(
+        2, str(saved(tmp_path, 2, mode="infer")), "--seed", "3", "-o", str(tmp_path / "out"), module="tests.cli.faulty"
+    )
     assert code != 0 and not out and time.monotonic() - begin < PATIENCE
     lines = [line for line in error.splitlines() if line.startswith("foldfit run: ")]
     assert any(re.search(said, line) for line in lines), error

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foldfit.errors import DoesNotFit
+from foldfit.errors import DoesNotFit, NotSupported
 from foldfit.planner.simulate import simulate
 from foldfit.planner.solution import Solution
 from foldfit.planner.solvers import SOLVERS
@@ -118,7 +118,7 @@ def test_solvers_refuse_what_they_cannot_do() -> None:
         SOLVERS["chain"](chain, 100, 0)
     with pytest.raises(ValueError, match="slots"):
         SOLVERS["study"](chain, 100, 0)
-    with pytest.raises(ValueError, match="at most 4 blocks"):
+    with pytest.raises(NotSupported, match="at most 4 blocks"):
         SOLVERS["exhaustive"](one_sub((1, 1, 1, 1.0), blocks=5), 100)
     nothing = dataclasses.replace(chain.runs[0][0].subs[0], record=())
     stage = dataclasses.replace(chain.runs[0][0], subs=(nothing,))

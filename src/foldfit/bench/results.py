@@ -84,6 +84,8 @@ def read_results(path: Path) -> Results:
         inside = [path / names[0] for names in NAMES.values() if (path / names[0]).is_file()]
         if not inside:
             raise BadInput(f"{path} has no results (study.json or bench.json): make them with foldfit bench -o {path}")
+        if len(inside) > 1:
+            raise BadInput(f"{path} has two experiments, {' and '.join(p.name for p in inside)}: give each a folder of its own")
         path = inside[0]
     try:
         data = path.read_bytes()

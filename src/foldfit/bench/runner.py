@@ -39,14 +39,14 @@ def header(experiment: str, scale: str, device: Device, here: bool) -> Results:
 
 def bench(
     cases: Iterable[Case], head: Results, device: Device, here: bool, folder: Path | None = None, runs: Runs | None = None,
-    on_case: Callable[[str], None] | None = None, ranks: int = 1,
+    on_case: Callable[[str], None] | None = None, ranks: int = 1, anew: bool = False,
 ) -> Results:  # fmt: skip
     """Every case planned, and then, where the device is `here`, run: on as many `ranks` as it wants, the shortest first, as far as `runs`
     has the time. `folder` keeps plans and rows. Rows that it has already, from the same experiment, machine and versions, are taken
     from there, but for those which could only be predicted, or failed; its plans are as well where they were all predicted, on whichever
-    machine. Raises BadInput for a file of another origin."""
+    machine; none where it begins `anew`. Raises BadInput for a file of another origin."""
     path = folder / NAMES[head.experiment][0] if folder else None
-    before = read_results(path) if path and path.exists() else head
+    before = read_results(path) if path and path.exists() and not anew else head
     if not (head.same_origin(before) or before.foretells(head)):
         raise BadInput(f"{path} is {before.origin}; this is {head.origin}: give another -o, or --force")
     done = {r.key: r for r in before.results}

@@ -1,6 +1,7 @@
 """The general bench: problems by sizes and limits, times policies, solvers and sets of kernels, as cases."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -45,7 +46,7 @@ def sized(problem: Problem, sizes: str) -> list[Problem]:
     for text in sizes.split(","):
         parts = text.strip().split("x")
         rows = [s for s in problem.stacks if s.rows]
-        if not all(p.isdigit() for p in parts) or len(parts) != (2 if rows else 1):
+        if not all(re.fullmatch("[0-9]+", p) for p in parts) or len(parts) != (2 if rows else 1):
             raise BadInput(f"--sizes {text}: expected {'n_seq x n_res, as 128x256' if rows else 'n_res, as 256'}")
         stacks = tuple(Stack(s.name, s.blocks, int(parts[0]) if s.rows else 0, s.widths) for s in problem.stacks)
         out.append(msgspec.structs.replace(problem, stacks=stacks, n_res=int(parts[-1])))

@@ -1,6 +1,7 @@
 """The command line. Verbs are imported when they are called, so that `--help` is instant and `plan` never sees torch."""
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -69,13 +70,26 @@ def main(argv: list[str] | None = None) -> int:
     verb = next((a for a in argv if a in VERBS), None)
     args = parser_of(verb).parse_args(argv)
     try:
-        return args.call(args) or 0
+        code = args.call(args) or 0
+        sys.stdout.flush()
+        return code
     except FoldfitError as error:
-        print(f"foldfit {args.verb}: {error}", file=sys.stderr)
+        say(args.verb, str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"foldfit {args.verb}: interrupted; nothing was left half-written", file=sys.stderr)
+        say(args.verb, "interrupted; nothing was left half-written")
         return 1
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of the output, at the interpreter's end
+        say(args.verb, f"cannot write: {error.strerror}; make room")
+        return 5
+
+
+def say(verb: str, text: str) -> None:
+    """In one piece: several ranks write into one terminal."""
+    sys.stderr.write(f"foldfit {verb}: {text}\n")

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--predict", action="store_true", help="plan only (as for every device that is not this machine's)")
     add("--baseline", metavar="DIR", help="results made before: say what changed beyond noise")
     add("-o", "--output", metavar="DIR", help="results as .json, .csv and .md; called again, it goes on with the rows missing there")
-    add("--force", action="store_true", help="start anew where DIR has results of another machine, version or experiment")
+    add("--force", action="store_true", help="start anew where DIR has results, of another machine or version too")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -97,11 +97,13 @@ def made(args: argparse.Namespace) -> "Results":
         import_torch()
     head = header(name, args.scale, device, here)
     folder = Path(args.output) if args.output else None
-    if folder and args.force:
-        for each in NAMES[name]:
-            (folder / each).unlink(missing_ok=True)
+    for other, (file, *_) in NAMES.items():
+        if folder and other != name and (folder / file).exists():
+            raise BadInput(f"{folder} has {file}, of another experiment: give another -o")
+    if args.costs:  # other costs, other figures
+        cases = [replace(case, key=f"{case.key} by {args.costs}") for case in cases]
     tell = (lambda key: print(f"\r{key}\033[K", end="", file=sys.stderr)) if sys.stderr.isatty() else None
-    results = bench(cases, head, device, here, folder, runs, tell, ranks_of(device) if here else 1)
+    results = bench(cases, head, device, here, folder, runs, tell, ranks_of(device) if here else 1, args.force)
     if tell:
         print("\r\033[K", end="", file=sys.stderr)
     return results
@@ -137,7 +139,7 @@ def asked(args: argparse.Namespace) -> "tuple[list[Case], Device, bool, Runs]":
         only(args, OF_FILE, args.what)
         problem = read_problem(Path(args.what))
         device = replace(find_device(problem.device), costs=args.costs)
-        limits, measured = {"file": problem.memory}, not args.predict and here(device)
+        limits, measured = {f"{problem.memory} B": problem.memory}, not args.predict and here(device)
     else:
         if args.sizes:
             only(args, set(vars(args)) - {"n_seq", "n_res", "msa"}, "--sizes")

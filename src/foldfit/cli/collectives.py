@@ -20,7 +20,7 @@ def collectives(problem: "Problem", device: "Device", path: Path, as_json: bool)
     from foldfit.profile.here import costs_here
     from foldfit.runtime.launch import joined
 
-    with joined(problem) as ranks:
+    with joined(problem, "profile", f"--gpus {problem.world}") as ranks:
         with ranks.together():
             costs = costs_here(path, device) if ranks.is_first else None
         found = list(measure_collectives(ranks, torch.device(problem.device_type), problem.memory))

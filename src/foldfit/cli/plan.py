@@ -1,8 +1,10 @@
 """`foldfit plan`."""
 
 import argparse
+from pathlib import Path
 
 from foldfit.cli import problem as flags
+from foldfit.errors import BadInput
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -10,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_ranks(parser)
     add_policy(parser)
     parser.add_argument("-o", "--output", metavar="plan.json", help="write the plan")
+    parser.add_argument("--force", action="store_true", help="overwrite it")
 
 
 def add_policy(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +24,8 @@ def main(args: argparse.Namespace) -> None:
     from foldfit.planner.api import as_graphs, plan_problem
     from foldfit.units import format_seconds
 
+    if args.output and Path(args.output).is_file() and not args.force:
+        raise BadInput(f"{args.output} exists: give another name, or --force")
     problem, device = flags.problem_of(args)
     plan = plan_problem(problem, device, args.policy, args.solver)
     if args.output:

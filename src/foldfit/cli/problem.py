@@ -1,6 +1,7 @@
 """The flags that say what is to be planned, and the problem they make."""
 
 import argparse
+import re
 from dataclasses import replace
 from typing import Literal
 
@@ -50,7 +51,7 @@ def numbers(text: str | None, flag: str, count: int) -> list[int | None]:
     if text is None:
         return [None] * count
     parts = text.split(",")
-    if len(parts) != count or not all(p.strip().lstrip("-").isdigit() for p in parts):
+    if len(parts) != count or not all(re.fullmatch(r"\s*-?[0-9]+\s*", p) for p in parts):
         raise BadInput(f"{flag} {text}: expected {count} whole number{'s, one a stack' if count > 1 else ''}")
     return [int(p) for p in parts]
 
@@ -59,7 +60,7 @@ def widths_of(given: list[str]) -> dict[str, int]:
     out = {}
     for text in given:
         name, _, value = text.partition("=")
-        if not value.isdigit():
+        if not re.fullmatch("[0-9]+", value):
             raise BadInput(f"--width {text}: expected NAME=N, as c_m=64")
         out[name] = int(value)
     return out
@@ -87,13 +88,13 @@ def device_of(name: str) -> tuple[Device, Literal["cpu", "cuda"]]:
 def gpus_of(text: str | None) -> list[int]:
     """Raises BadInput."""
     text = text or "1"
-    if not all(part.strip().isdigit() and int(part) for part in text.split(",")):
+    if not all(re.fullmatch(r"\s*[0-9]+\s*", part) and int(part) for part in text.split(",")):
         raise BadInput(f"--gpus {text}: expected whole numbers of at least 1, as 4 or 1,2,4")
     return [int(part) for part in text.split(",")]
 
 
 def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Problem, Device]:
-    """Raises BadInput for flags without sense."""
+    """`n_res`: in place of what the flags say. Raises BadInput for flags without sense."""
     from foldfit.stacks import STACKS, stack_spec
 
     gpus = gpus_of(getattr(args, "gpus", None))
@@ -105,16 +106,17 @@ def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Prob
     for name in names:
         if name not in STACKS:
             raise BadInput(f"--stack {args.stack}: unknown stack {name!r}, expected {', '.join(STACKS)}")
-    n_res = n_res or getattr(args, "n_res", None)
+    wanted = None if n_res else getattr(args, "n_res", None)
     rows = numbers(args.n_seq, "--n-seq", len(names))
     if args.msa:
         from foldfit.inputs.a3m import read_a3m
 
         alignment = read_a3m(args.msa)
         found_rows, found_res = alignment.rows.shape
-        if n_res not in (None, found_res):
-            raise BadInput(f"--n-res {n_res}: {args.msa} has {found_res} residues; leave --n-res out")
-        n_res, rows = found_res, [found_rows if r is None else r for r in rows]
+        if wanted not in (None, found_res):
+            raise BadInput(f"--n-res {wanted}: {args.msa} has {found_res} residues; leave --n-res out")
+        wanted, rows = found_res, [found_rows if r is None else r for r in rows]
+    n_res = n_res or wanted
     if n_res is None:
         raise BadInput("how long is the protein? give --n-res R, or --msa FILE.a3m")
     widths = widths_of(args.width)

@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from foldfit.cli import problem as flags
+from foldfit.errors import BadInput
+from foldfit.problem import Precision
 
 if TYPE_CHECKING:
     from foldfit.cost.database import Costs
@@ -71,6 +73,7 @@ def main(args: argparse.Namespace) -> None:
     from foldfit.planner.worth import tasks
     from foldfit.profile.here import costs_here
 
+    check_flags(args)
     until = time.monotonic() + 60 * args.minutes if args.minutes is not None else float("inf")
     path, args.costs = args.costs, "modelled"
     if args.gpus != "1":
@@ -114,6 +117,22 @@ def main(args: argparse.Namespace) -> None:
     errors = overall(accuracy(costs.samples, device, [t.sub for t in asked_for]))
     out = {"costs": str(path), "samples": len(samples), "measured": len(new), "left": len(todo) - len(new), "errors": errors}
     print(json.dumps(out) if args.json else text(out))
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises BadInput for names that mean nothing, and no time."""
+    from foldfit.model import SUB_MODULES
+    from foldfit.ops import KERNELS
+
+    for flag, given, known in (
+        ("precisions", args.precisions, get_args(Precision)), ("compile", args.compile, ("all", *SUB_MODULES)),
+        ("again", args.again, ("all", *KERNELS)),
+    ):  # fmt: skip
+        for word in given.split(",") if given else ():
+            if word not in known:
+                raise BadInput(f"--{flag} {given}: expected {', '.join(known)}, got {word!r}")
+    if args.minutes is not None and not args.minutes > 0:
+        raise BadInput(f"--minutes {args.minutes:g}: expected more than 0")
 
 
 def asked(args: argparse.Namespace) -> "tuple[list[Problem], Device]":

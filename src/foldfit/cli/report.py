@@ -37,7 +37,10 @@ def main(args: argparse.Namespace) -> None:
         for name in ("plan.json", "measured.json"):
             if not (folder / name).is_file():
                 raise BadInput(f"{folder} has no {name}: make it with foldfit run plan.json -o {folder}, or foldfit bench -o {folder}")
-        found.append((folder.resolve().name, Plan.load(folder / "plan.json"), read_measured(folder / "measured.json")))
+        plan, measured = Plan.load(folder / "plan.json"), read_measured(folder / "measured.json")
+        if (measured["promised_peak_bytes"], measured["promised_seconds"]) != (plan.promised.peak_bytes, plan.promised.seconds):
+            raise BadInput(f"{folder}: measured.json is of another plan than plan.json: run this one again, with --force")
+        found.append((folder.resolve().name, plan, measured))
     refuse_to_overwrite(args, [output])
     peers = [peers_of(plan, measured, read_peers(args.peers)) if args.peers else [] for _, plan, measured in found]
     if args.peers and not any(peers):
@@ -49,7 +52,9 @@ def main(args: argparse.Namespace) -> None:
     sheets = [sheet_of(name, results, first if i else None) for i, (name, results) in enumerate(benches)]
     files = {f"{i}-{run.name}-{name}.svg": svg for i, run in enumerate(runs, 1) for name, svg in drawn[i - 1].items()}
     files |= {"plans.svg": overview} if runs else {}
-    files |= {f"{sheet.name}-scaling.svg": curves.scaling(sheet.series) for sheet in sheets if sheet.series}
+    files |= {
+        f"{i}-{sheet.name}-scaling.svg": curves.scaling(sheet.series) for i, sheet in enumerate(sheets, len(runs) + 1) if sheet.series
+    }
     if args.pictures:
         refuse_to_overwrite(args, [Path(args.pictures) / name for name in files])
         for name, svg in files.items():

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -28,34 +29,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from foldfit.cli import import_torch
     from foldfit.errors import BadInput, FoldfitError
-    from foldfit.plans import Plan, check_folder
+    from foldfit.plans import Plan
 
     plan = Plan.load(args.plan)
     if args.repeat < 0 or args.warmup < 0 or not args.budget >= 0:
         raise BadInput(f"--repeat {args.repeat} --warmup {args.warmup} --budget {args.budget}: expected 0 or more")
     if args.save and plan.problem.mode == "train":
         raise BadInput("--save keeps the result of an inference, and this is the plan of a training step")
-    for path in (args.output and Path(args.output) / "measured.json", args.save, args.trace, args.snapshot):
-        if path and Path(path).exists() and not args.force:
-            raise BadInput(f"{path} exists: give another name, or --force")
-    if args.output:
-        check_folder(Path(args.output))
+    check_outputs(args)
     import_torch()
     import torch.distributed as dist
     from torch import OutOfMemoryError
 
     from foldfit.cli.progress import steps
     from foldfit.runtime import record
-    from foldfit.runtime.job import job_of, save_state
+    from foldfit.runtime.job import can_save, job_of, save_state
     from foldfit.runtime.launch import joined, worst
     from foldfit.runtime.measure import measure
     from foldfit.units import format_bytes
 
     if args.snapshot:
         record.can_snapshot(plan)
+    if args.save:
+        can_save()
     try:
         with joined(plan.problem) as ranks:
             first = ranks.is_first
+            replace(ranks, group=ranks.all).agree(**same_flags(args))
             job = job_of(plan, args.msa, args.weights, args.seed, ranks)
             for note in job.notes if first else ():
                 print(f"note: {note}", file=sys.stderr)
@@ -69,10 +69,10 @@ def main(args: argparse.Namespace) -> None:
             if args.snapshot:
                 record.snapshot(job, plan, args.snapshot if first else f"{args.snapshot}.rank{dist.get_rank()}")
             measured = worst(measured)
-            if args.save:
-                save_state(job, plan, args.save)
             if first:
                 write(args, plan, measured)
+            if args.save:
+                save_state(job, plan, args.save)
             measured.check()
     except OutOfMemoryError as error:
         rank = f"rank {os.environ.get('RANK')}: " if plan.problem.world > 1 else ""
@@ -80,6 +80,31 @@ def main(args: argparse.Namespace) -> None:
             f"{rank}the device has no {format_bytes(plan.promised.peak_bytes)} free, which the plan promises to stay within: end what else "
             f"runs there, or plan with a smaller --memory ({str(error).splitlines()[0]})"
         ) from None
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raises BadInput, before anything runs, where an output is there, is given twice or cannot be written, MissingEnvironment on a full
+    disk. The plan that runs may lie among them."""
+    from foldfit.errors import BadInput
+    from foldfit.plans import check_folder
+
+    in_folder = [Path(args.output) / name for name in ("plan.json", "measured.json", "memory.svg")] if args.output else []
+    paths = [*in_folder, *(Path(path) for path in (args.save, args.trace, args.snapshot) if path)]
+    known: set[Path] = set()
+    for path in paths:
+        if path.resolve() in known:
+            raise BadInput(f"{path} is given twice: one output would overwrite another")
+        known.add(path.resolve())
+        if path.exists() and not args.force and not (path.name == "plan.json" and path.samefile(args.plan)):
+            raise BadInput(f"{path} exists: give another name, or --force")
+    for folder in dict.fromkeys(path.parent for path in paths):
+        check_folder(folder)
+
+
+def same_flags(args: argparse.Namespace) -> dict[str, object]:
+    """What every rank must have been given, for all of them to run as often."""
+    outputs = {f"--{name}": bool(getattr(args, name)) for name in ("save", "trace", "snapshot")}
+    return outputs | {f"--{name}": getattr(args, name) for name in ("repeat", "warmup", "budget")}
 
 
 def write(args: argparse.Namespace, plan, measured) -> None:

@@ -69,24 +69,27 @@ def apart(ratios: Collection[float]) -> float:
     return fmean((x / geometric_mean(ratios) - 1) ** 2 for x in ratios) ** 0.5 if ratios else 0.0
 
 
+AGAIN = "delete it and run foldfit profile again, or give another --costs"
+
+
 def load_costs(path: str | os.PathLike[str]) -> Costs:
     """Raises BadInput for a file that is no cost database, NotSupported for another schema."""
     try:
         data = Path(path).read_bytes()
         head = msgspec.json.decode(data)
         if isinstance(head, dict) and head.get("schema", SCHEMA) != SCHEMA:
-            raise NotSupported(f"{os.fspath(path)} has cost schema {head['schema']!r}, this foldfit reads {SCHEMA}: profile again")
+            raise NotSupported(f"{os.fspath(path)} has cost schema {head['schema']!r}, this foldfit reads {SCHEMA}: {AGAIN}")
         costs = msgspec.json.decode(data, type=Costs)
     except OSError as error:
         raise BadInput(f"cannot read {os.fspath(path)}: {error.strerror}") from None
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise BadInput(f"{os.fspath(path)} is no cost database of foldfit: {error}; run foldfit profile again") from None
+        raise BadInput(f"{os.fspath(path)} is no cost database of foldfit: {error}; {AGAIN}") from None
     if any(not c.seconds > 0 or c.size < 1 or c.ranks < 2 for c in costs.collectives):
-        raise BadInput(f"{os.fspath(path)} has collectives of no bytes, seconds or ranks: run foldfit profile --gpus again")
+        raise BadInput(f"{os.fspath(path)} has collectives of no bytes, seconds or ranks: {AGAIN}")
     if any(not s.forward > 0 or not s.backward >= 0 for s in costs.samples) or any(
         not x > 0 for x in (costs.runs | costs.launched).values()
     ):
-        raise BadInput(f"{os.fspath(path)} has seconds that are not positive: run foldfit profile again")
+        raise BadInput(f"{os.fspath(path)} has seconds that are not positive: {AGAIN}")
     return costs
 
 

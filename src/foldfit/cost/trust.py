@@ -59,7 +59,7 @@ def trust_of(device: str) -> Trust:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Trust)
     except (msgspec.DecodeError, msgspec.ValidationError, OSError) as error:
-        raise BadInput(f"{path} is no list of kernels: {error}; run foldfit doctor --kernels again") from None
+        raise BadInput(f"{path} is no list of kernels: {error}; delete it, and run foldfit doctor --kernels again") from None
 
 
 def save_trust(device: str, trust: Trust) -> None:

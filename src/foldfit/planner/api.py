@@ -48,10 +48,13 @@ GRAPHS_WORTH = 0.8
 def as_graphs(plan: Plan, device: Device, policy: str = "auto", solver: str = "chain") -> float:
     """Seconds of the same in the same memory as CUDA graphs, where the host that launches kernel by kernel makes it much slower; 0
     elsewhere."""
-    if plan.problem.inputs == "overwritten" or not host_decides(option_table(plan.problem, device), plan):
+    p = plan.problem
+    if (p.launch, p.device_type) != ("eager", "cuda") or p.inputs == "overwritten" or p.host_memory:
+        return 0.0
+    if p.world == 1 and not host_decides(option_table(p, device), plan):
         return 0.0
     try:
-        found = make_plan(option_table(msgspec.structs.replace(plan.problem, launch="graph"), device), policy, solver).promised.seconds
+        found = make_plan(option_table(msgspec.structs.replace(p, launch="graph"), device), policy, solver).promised.seconds
     except DoesNotFit:
         return 0.0
     return found if found < GRAPHS_WORTH * plan.promised.seconds else 0.0

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
 from itertools import count, product
+from math import prod
 
-from foldfit.errors import DoesNotFit
+from foldfit.errors import DoesNotFit, NotSupported
 from foldfit.planner.grid import SLOTS
 from foldfit.planner.simulate import Simulator, Timeline
 from foldfit.planner.solution import Solution, Step, solved, timeline_of, write
@@ -65,13 +66,14 @@ class Search:
     def __init__(self, chain: Chain) -> None:
         self.chain, self.blocks = chain, chain.stages()
         stages = [stage for stage, _ in chain.runs]
-        self.runs = {id(s): list(product(*(sub.forward for sub in s.subs))) for s in stages}
-        self.records = {id(s): list(product(*(sub.record for sub in s.subs))) for s in stages}
-        most = max(len(c) for choices in (self.runs, self.records) for c in choices.values())
+        options = [[x.forward for x in s.subs] for s in stages] + [[x.record for x in s.subs] for s in stages]
+        most = max(prod(map(len, of)) for of in options)
         if len(self.blocks) > MOST_BLOCKS or most > MOST_CHOICES:
-            raise ValueError(
+            raise NotSupported(
                 f"the exhaustive solver takes at most {MOST_BLOCKS} blocks of {MOST_CHOICES} combinations, got {len(self.blocks)} of {most}"
             )
+        self.runs = {id(s): list(product(*(sub.forward for sub in s.subs))) for s in stages}
+        self.records = {id(s): list(product(*(sub.record for sub in s.subs))) for s in stages}
         combinations: list[list[tuple]] = [*self.runs.values(), *self.records.values()]
         every = [Step("run", 0, c) for cs in combinations for c in cs]
         names, lines = write(every)

@@ -85,7 +85,7 @@ def find_policy(name: str) -> Policy:
     """By name, or `module:function` from the current folder or an installed module. Raises BadInput."""
     if name in POLICIES:
         return POLICIES[name]
-    module, _, function = name.partition(":")
+    module, _, function = str(name).partition(":")
     if not function:
         raise BadInput(f"unknown policy {name!r}: expected auto, {', '.join(POLICIES)}, or module:function")
     sys.path.insert(0, str(Path.cwd()))

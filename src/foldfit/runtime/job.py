@@ -1,5 +1,6 @@
 """A plan made runnable: the model, its parameters and its inputs, from an alignment or random."""
 
+import importlib.util
 import os
 import re
 from dataclasses import dataclass
@@ -118,14 +119,18 @@ def optimizer_of(model: Trunk, name: str) -> torch.optim.Optimizer | None:
     return optimizer
 
 
+def can_save() -> None:
+    """Raises MissingEnvironment without safetensors."""
+    if importlib.util.find_spec("safetensors") is None:
+        raise MissingEnvironment("--save needs the package safetensors: pip install foldfit[save]")
+
+
 def save_state(job: Job, plan: Plan, path: "str | os.PathLike[str]") -> None:
-    """The representations after an inference, whole, as safetensors, by the first rank. Raises as `replacing`, and
-    MissingEnvironment without safetensors."""
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-    except ImportError:
-        raise MissingEnvironment("--save needs the package safetensors: pip install foldfit[save]") from None
+    """The representations after an inference, whole, as safetensors, by the first rank. Raises as `can_save` and `replacing`."""
+    can_save()
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     state, masks = split_inputs(job.model, job.inputs)
     with torch.no_grad():
         out = job.model.run(state, masks, plan)

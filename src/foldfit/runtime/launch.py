@@ -19,14 +19,16 @@ from foldfit.runtime.ranks import ALONE, TIMEOUT, Ranks
 
 
 @contextlib.contextmanager
-def joined(problem: Problem) -> Iterator[Ranks]:
-    """This process as one of the problem's ranks. Raises BadInput where torchrun started another number of them, MissingEnvironment
-    where one has no device of its own; errors inside say which rank they are of."""
+def joined(problem: Problem, verb: str = "run", what: str = "the plan") -> Iterator[Ranks]:
+    """This process as one of the problem's ranks; errors inside say which one they are of. `verb`, `what`: of the command line, for errors.
+
+    Raises BadInput where torchrun started another number of ranks, MissingEnvironment where one has no device of its own.
+    """
     started, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     if started != problem.world:
         raise BadInput(
-            f"the plan is for {problem.world} ranks, {started} {'was' if started == 1 else 'were'} started: "
-            + (f"torchrun --nproc-per-node {problem.world} -m foldfit run ..." if problem.world > 1 else f"plan with --gpus {started}")
+            f"{what} is for {problem.world} ranks, {started} {'was' if started == 1 else 'were'} started: "
+            + (f"torchrun --nproc-per-node {problem.world} -m foldfit {verb} ..." if problem.world > 1 else f"plan with --gpus {started}")
         )
     if problem.world == 1:
         yield ALONE
@@ -40,7 +42,9 @@ def joined(problem: Problem) -> Iterator[Ranks]:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
         leave_buffers_unregistered()
-    sys.excepthook = lambda kind, error, trace: print(f"foldfit run: rank {rank}: {kind.__name__}: {error}".split("\n")[0], file=sys.stderr)
+    sys.excepthook = lambda kind, error, trace: sys.stderr.write(
+        f"foldfit {verb}: rank {rank}: {kind.__name__}: {error}".split("\n")[0] + "\n"
+    )
     dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT, device_id=device)
     mesh = dist.init_device_mesh(problem.device_type, (problem.world // problem.axial, problem.axial), mesh_dim_names=("data", "axial"))
     try:
