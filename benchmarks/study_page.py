@@ -136,7 +136,7 @@ def measured_part(results: Results) -> str:
     faster = ""
     if beside:
         times = f"{min(beside):.0f} to {max(beside):.0f} times"
-        faster = f"`auto` within the study's memory, on a newer card by newer kernels, is {times} as fast as the study."
+        faster = f"On one GPU `auto` within the study's memory, on a newer card by newer kernels, is {times} as fast as the study."
     text = f"""
 ## Measured
 

@@ -143,6 +143,8 @@ def table(measured) -> str:
         rows.append(("exposed", format_seconds, m.promised_exposed, m.exposed))
     for name, text, promised, got in rows:
         lines.append(f"{name:10}{text(promised):>14}{text(got):>14}{got / promised if promised else 0:>8.3f}")
+    if not m.repeat:
+        lines.append("the time is that of the metered run, which takes longer: --repeat 1 or more measures it alone")
     if m.rank_peaks:
         lines.append("peak of each rank: " + ", ".join(format_bytes(p) for p in m.rank_peaks))
     return "\n".join(lines)
