@@ -4,12 +4,18 @@ import msgspec
 import pytest
 
 from foldfit.cost.devices import COLLECTIVE_CALL, find_device
+from foldfit.cost.memory import Setting
+from foldfit.cost.sizes import Shapes
 from foldfit.errors import BadInput, NotSupported
 from foldfit.planner.api import plan_problem
 from foldfit.planner.build import make_plan
+from foldfit.planner.calls import calls
+from foldfit.planner.clocks import host_decides
+from foldfit.planner.layouts import Passage
 from foldfit.planner.lengths import longest_n_res
 from foldfit.planner.options import option_table
 from foldfit.planner.ranks import compare_ranks
+from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
 
 DEVICE = find_device("H200")
@@ -43,19 +49,31 @@ def test_alone_there_is_no_layout_and_nothing_is_exposed():
     assert plan.promised.exposed == 0
 
 
-def test_the_host_calls_every_collective_but_those_in_graphs():
-    large = over(2, stacks=(Stack("evoformer", 4, 16),), n_res=512)  # where either launch hides a relay beside the same sub-module
-    eager, graph = (
-        option_table(msgspec.structs.replace(large, launch=launch), DEVICE).stacks[0].sub_modules for launch in ("eager", "graph")
-    )
-    for one, other in zip(eager, graph, strict=True):
-        for a, b in zip(one.options, other.options, strict=True):
-            calls = [(a.exposed - b.exposed) / COLLECTIVE_CALL, (a.back_exposed - b.back_exposed) / COLLECTIVE_CALL]
-            assert a.choice == b.choice and all(n < 12 or a.choice.piece_rows for n in calls)
-            if one.spec.shares and not a.choice.piece_rows:  # gathered, and its gradient summed
-                assert all(n > 0.999 for n in calls)
-    plan = plan_problem(over(2, launch="graph"), DEVICE)
+def test_the_host_calls_every_collective_but_those_in_graphs(monkeypatch):
+    eager, graph = (option_table(over(2, launch=launch), DEVICE) for launch in ("eager", "graph"))
+    monkeypatch.setattr("foldfit.planner.options.COLLECTIVE_CALL", 0.0)
+    uncalled = option_table(over(2), DEVICE)
+    for subs in zip(*(table.stacks[0].sub_modules for table in (eager, graph, uncalled)), strict=True):
+        for a, b, c in zip(*(sub.options for sub in subs), strict=True):
+            assert a.choice == b.choice and a.exposed == b.exposed and a.clocks == b.clocks
+            assert (b.seconds, b.back_seconds) == b.clocks[0] and a.seconds == max(clock[0] for clock in a.clocks)
+            called = [(x - y) / COLLECTIVE_CALL for x, y in zip(a.clocks[1], c.clocks[1], strict=True)]
+            assert all(abs(n - round(n)) < 1e-6 for n in called) and round(called[0]) >= len(subs[0].spec.shared)
+    plan, eagerly = plan_problem(over(2, launch="graph"), DEVICE), make_plan(eager)
     assert plan.promised.exposed > 0 and plan.resident["graph"] > 0
+    assert host_decides(eager, eagerly) and eagerly.promised.seconds > 2 * plan.promised.seconds
+
+
+def test_collectives_are_counted():
+    """Of a triangle multiplication: gathered, or in pieces that go around twice; its gradient's way back; the pair relaid before it."""
+    sub = option_table(over(4), DEVICE).stacks[0].sub_modules[5]
+    passage = Passage({}, 0, False, 0, 0, 0, 0, 0, 0, 0.0, 0.0, calls=1, back_calls=2)
+    here = Setting(Shapes({"z": (128, 128)}, {"z": 128}, 4, {"z": 1}), 2, batch=3)
+    for choice, expected in (
+        (Choice("triton", 32), (1 + 3, 2 + 3)), (Choice("triton", 32, 32, True), (1 + 3, 2 + 3 * 2)),
+        (Choice("triton", 16, 32, True, piece_rows=32), (1 + 3 * 2 * 3, 2 + 3 * 2 * (3 + 4))),
+    ):  # fmt: skip
+        assert calls(choice, sub.spec, passage, here) == expected
 
 
 def test_a_slice_is_of_the_rows_of_one_rank():

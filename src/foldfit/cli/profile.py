@@ -131,8 +131,8 @@ def check_flags(args: argparse.Namespace) -> None:
         for word in given.split(",") if given else ():
             if word not in known:
                 raise BadInput(f"--{flag} {given}: expected {', '.join(known)}, got {word!r}")
-    if args.minutes is not None and not args.minutes > 0:
-        raise BadInput(f"--minutes {args.minutes:g}: expected more than 0")
+    if args.minutes is not None and not args.minutes >= 0:
+        raise BadInput(f"--minutes {args.minutes:g}: expected 0 or more")
 
 
 def asked(args: argparse.Namespace) -> "tuple[list[Problem], Device]":

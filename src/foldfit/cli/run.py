@@ -88,7 +88,7 @@ def check_outputs(args: argparse.Namespace) -> None:
     from foldfit.errors import BadInput
     from foldfit.plans import check_folder
 
-    in_folder = [Path(args.output) / name for name in ("plan.json", "measured.json", "memory.svg")] if args.output else []
+    in_folder = [Path(args.output) / name for name in ("measured.json", "plan.json", "memory.svg")] if args.output else []
     paths = [*in_folder, *(Path(path) for path in (args.save, args.trace, args.snapshot) if path)]
     known: set[Path] = set()
     for path in paths:

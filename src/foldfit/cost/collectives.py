@@ -45,11 +45,8 @@ COLLECTIVES = ("all_to_all", "all_gather", "reduce_scatter", "all_reduce", "broa
 
 
 def seconds_of(name: str, device: Device, ranks: int, size: int) -> float:
-    """Measured where this device's database has that collective, for the number of ranks that is nearest; those are of the device, and the
-    host's call comes to them where no graph has it."""
-    measured = collectives_of(device)
-    factor = factor_of(measured, name, device, ranks, size, modelled)
-    return modelled(name, device, ranks, size) * factor + (device.call_seconds if measured else 0.0)
+    """Of the device. Measured where its database has that collective, for the number of ranks that is nearest."""
+    return modelled(name, device, ranks, size) * factor_of(collectives_of(device), name, device, ranks, size, modelled)
 
 
 def are_measured(device: Device, ranks: int) -> bool:

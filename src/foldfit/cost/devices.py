@@ -37,8 +37,7 @@ class Device:
     """`memory`: bytes that the card has; `reserved`: bytes of it that no plan can use. `link`: to other devices of the host,
     0 where they share the host link; `host_link`: to pinned host memory; `network`: to other hosts, a device (400 Gbit/s, as DGX
     and HGX systems have), with `per_host` devices each. `collective_seconds`: latency of a collective within a host.
-    `launch_seconds`: of the host, a kernel; `gap_seconds`: of the device, from one kernel in line to the next; `call_seconds`: of
-    the host, a collective, 0 where it is part of a graph."""
+    `launch_seconds`: of the host, a kernel; `gap_seconds`: of the device, from one kernel in line to the next."""
 
     name: str
     memory: int
@@ -52,7 +51,6 @@ class Device:
     collective_seconds: float = COLLECTIVE
     launch_seconds: float = EAGER_CALL
     gap_seconds: float = GRAPH_CALL
-    call_seconds: float = 0.0
     reserved: int = CONTEXT
     aliases: tuple[str, ...] = field(default=())
     without: tuple[str, ...] = ()

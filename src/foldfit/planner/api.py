@@ -49,9 +49,7 @@ def as_graphs(plan: Plan, device: Device, policy: str = "auto", solver: str = "c
     """Seconds of the same in the same memory as CUDA graphs, where the host that launches kernel by kernel makes it much slower; 0
     elsewhere."""
     p = plan.problem
-    if (p.launch, p.device_type) != ("eager", "cuda") or p.inputs == "overwritten" or p.host_memory:
-        return 0.0
-    if p.world == 1 and not host_decides(option_table(p, device), plan):
+    if p.inputs == "overwritten" or not host_decides(option_table(p, device), plan):
         return 0.0
     try:
         found = make_plan(option_table(msgspec.structs.replace(p, launch="graph"), device), policy, solver).promised.seconds

@@ -15,9 +15,9 @@ from foldfit.plans import Bound, Plan
 
 
 def two_clocks(table: OptionTable) -> bool:
-    """Whether host and device each have their own: copies to the host and collectives are of the device's time alone, and waited for."""
+    """Whether host and device each have their own: copies to the host are of the device's time alone, and waited for."""
     p = table.problem
-    return p.launch == "eager" and p.device_type == "cuda" and p.world == 1 and not p.host_memory and table.clock is None
+    return p.launch == "eager" and p.device_type == "cuda" and not p.host_memory and table.clock is None
 
 
 def clocked(table: OptionTable, clock: int) -> OptionTable:

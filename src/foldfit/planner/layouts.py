@@ -29,7 +29,8 @@ class Passage:
     Bytes are a rank's. `written`: by which a recorded block grows, `final`: whether they are handed on; `kept`: originals that records
     hold beside their copies. Peaks beyond what is alive: `run` of the relays of a run, `before` and `after` of those of a recorded
     run, both from before the sub-module on, `back` and `back_after` of those of the gradients. `beside`: what is alive of the relays
-    under way while the sub-module runs, forward or back, which take `hidden` seconds each way.
+    under way while the sub-module runs, forward or back, which take `hidden` seconds each way. `calls`: of collectives by the host, for
+    all of these.
     """
 
     layout: Layout
@@ -45,6 +46,8 @@ class Passage:
     back_seconds: float
     beside: int = 0
     hidden: float = 0.0
+    calls: int = 0
+    back_calls: int = 0
 
     @property
     def text(self) -> str:
@@ -106,10 +109,10 @@ def passages(
         {name: batch * -(-size // align) * align for name, size in one.items()},
     )
     home = dict.fromkeys(one, 0)
+    parts = {name: relay_parts(size) for name, size in one.items()}
     if shapes.ranks == 1:
         seconds, layouts = dict.fromkeys(one, 0.0), [home] * len(spec.sub_modules)
     else:
-        parts = {name: relay_parts(size) for name, size in one.items()}
         seconds = {name: batch * n * all_to_all(device, shapes.ranks, one[name] // n) for name, n in parts.items()}
         layouts = cheapest(spec, seconds, computing)
     around, out = [home, *layouts, home], []
@@ -132,7 +135,8 @@ def passages(
             layouts[i] if shapes.ranks > 1 else {}, block.alive() - start, False, kept, block.moving(arriving + ending), before, after,
             block.moving(leaving), block.moving(departing), sum(seconds[n] for n in arriving + ending),
             sum(seconds[n] for n in leaving + departing), sum(block.size[n] + block.away[n] for n in under_way),
-            sum(seconds[n] for n in under_way),
+            sum(seconds[n] for n in under_way), batch * (sum(parts[n] for n in arriving + ending) + len(under_way)),
+            batch * (sum(parts[n] for n in leaving + departing) + len(under_way)),
         ))  # fmt: skip
         block.mark()
     return [replace(p, final=final) for p, final in zip(out, block.handed_on(), strict=True)]

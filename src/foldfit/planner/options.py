@@ -18,6 +18,7 @@ from foldfit.cost.memory import Setting, away_bytes, shared_bytes, sub_module_by
 from foldfit.cost.seconds import Seconds, sub_module_seconds, updating
 from foldfit.cost.sizes import Shapes, shapes_of
 from foldfit.cost.trust import trusted
+from foldfit.planner.calls import calls
 from foldfit.planner.layouts import Passage, passages, wanted
 from foldfit.planner.option import Option
 from foldfit.planner.pieces import around, piece_options
@@ -91,8 +92,6 @@ def option_table(problem: Problem, device: Device, rows: Rows = slice_rows) -> O
     """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have, BadInput
     for a cost database of another one."""
     device.peak(problem.precision)
-    called = problem.device_type == "cuda" and problem.launch == "eager"
-    device = replace(device, call_seconds=COLLECTIVE_CALL if called else 0.0)
     costs = find_costs(device)
     return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs, rows) for stack in problem.stacks))
 
@@ -209,16 +208,22 @@ def over_ranks(
     if option.choice.piece_rows:
         shared, summed, way, back_way = 0.0, 0.0, *around(option, sub, setting, device)
     kernel = sub.kernels[option.choice.kernel][problem.device_type]
-    part = updating(sub, kernel, option.choice, setting, device, problem.precision)
+    part, ((seconds, back_seconds), host) = updating(sub, kernel, option.choice, setting, device, problem.precision), option.clocks
     # The relays of what the sub-module does not touch are hidden behind it.
-    exposed = passage.seconds + shared + hardly_hidden(passage.hidden, way, option.seconds, part)
-    back_exposed = passage.back_seconds + summed + hardly_hidden(passage.hidden, back_way, option.back_seconds, part)
+    exposed = passage.seconds + shared + hardly_hidden(passage.hidden, way, seconds, part)
+    back_exposed = passage.back_seconds + summed + hardly_hidden(passage.hidden, back_way, back_seconds, part)
+    call = COLLECTIVE_CALL if problem.device_type == "cuda" else 0.0
+    taken = Seconds(seconds, back_seconds, *host).plus(
+        Seconds(exposed, back_exposed, *(call * n for n in calls(option.choice, sub, passage, setting)))
+    )
+    seconds, back_seconds = taken.by(problem.launch)
     return replace(
         option,
         choice=msgspec.structs.replace(option.choice, layout=passage.text),
         bytes=passage.around(option.bytes, setting.batch * size),
-        seconds=option.seconds + exposed,
-        back_seconds=option.back_seconds + back_exposed,
+        seconds=seconds,
+        back_seconds=back_seconds,
+        clocks=taken.clocks,
         exposed=exposed,
         back_exposed=back_exposed,
     )

@@ -40,7 +40,7 @@ def piece_options(
             seconds, back_seconds = taken.by(launch)
             yield replace(
                 option, choice=choice, bytes=piece_bytes(sub, kernel, choice, setting), seconds=seconds, back_seconds=back_seconds,
-                recordable=option.recordable and choice.recompute,
+                recordable=option.recordable and choice.recompute, clocks=taken.clocks,
             )  # fmt: skip
 
 
