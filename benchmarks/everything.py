@@ -56,8 +56,8 @@ STEPS = (
     Step("ranks4", 4, 6, "benchmarks/ranks.py --out {out}/ranks4 --device {device} --gpus 4 --minutes {minutes} --compiled"),
     Step("ranks2", 2, 6, "benchmarks/ranks.py --out {out}/ranks2 --device {device} --gpus 2 --minutes {minutes} --compiled"),
     Step("ranks1", 1, 6, "benchmarks/ranks.py --out {out}/ranks1 --device {device} --gpus 1 --minutes {minutes} --compiled"),
-    Step("study4", 4, 6, "-m foldfit bench study --gpus 4 -o {out}/study"),
-    Step("study2", 2, 6, "-m foldfit bench study --gpus 2 -o {out}/study2"),
+    Step("study4", 4, 6, "-m foldfit bench study --device cuda --gpus 4 -o {out}/study4"),
+    Step("study2", 2, 6, "-m foldfit bench study --device cuda --gpus 2 -o {out}/study2"),
 )
 """The most wanted first; of one GPU before those of several, which wait until enough are free."""
 SMALL = (
@@ -156,10 +156,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--minutes", type=float, default=9)
-    parser.add_argument("--device", default="cuda", help="whose costs plans stand on, by its name in the device table, or cpu")
+    parser.add_argument(
+        "--device", default="cuda", help="whose costs plans stand on, by its name in the device table (default: the card here), or cpu"
+    )
     parser.add_argument("--gpus", type=int, default=0, help="how many (default: all)")
     parser.add_argument("--only", nargs="+", metavar="STEP", choices=sorted({s.name for s in (*STEPS, *SMALL)}))
     args = parser.parse_args()
+    if args.device == "cuda":
+        from foldfit.profile.here import cuda_device
+
+        args.device = cuda_device().name
     if not args.gpus:
         import torch
 
