@@ -42,8 +42,8 @@ def report(tmp_path_factory):
 
 
 def browse(folder, *flags: str) -> str:
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}", "--no-first-run",
-               "--host-resolver-rules=MAP * ~NOTFOUND", *flags]  # fmt: skip
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+               f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND", *flags]  # fmt: skip
     own = {f"XDG_{kind}_HOME": str(folder / kind) for kind in ("CACHE", "CONFIG", "DATA")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | own)
     assert done.returncode == 0, done.stderr
