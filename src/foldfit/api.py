@@ -1,5 +1,6 @@
 """The planner for users of Python: sizes and names in, plans out. A model is asked for its stacks, no tensor is made."""
 
+import operator
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from foldfit.planner.api import Outlook, Row
 from foldfit.planner.lengths import longest_n_res
 from foldfit.plans import Plan
 from foldfit.problem import Launch, Mode, Optimizer, Precision, Problem, Stack
+from foldfit.stacks.kernels import PROVIDERS
 from foldfit.units import parse_host_memory, parse_memory
 
 if TYPE_CHECKING:
@@ -41,24 +43,39 @@ def problem_of(
     providers: Iterable[str] = (),
 ) -> tuple[Problem, Device]:
     """The problem that the arguments of `plan` name, and its device. Raises BadInput."""
-    found = replace(device if isinstance(device, Device) else local_device(device), costs=costs, providers=tuple(providers))
+    named = (providers,) if isinstance(providers, str) else tuple(providers)
+    for name in named:
+        if name not in PROVIDERS:
+            raise BadInput(f"providers: expected some of {', '.join(PROVIDERS)}, got {name!r}")
+    found = replace(device if isinstance(device, Device) else local_device(str(device)), costs=costs, providers=named)
     stored = ""
-    if not isinstance(model, Iterable):
-        stacks = model.stacks(n_seq, n_extra)
-        stored = str(next(model.parameters()).dtype).removeprefix("torch.")
+    given = tuple(model) if isinstance(model, Iterable) else ()
+    if hasattr(model, "stacks"):
+        stacks = model.stacks(n_seq, n_extra)  # type: ignore[union-attr]
+        stored = str(next(model.parameters()).dtype).removeprefix("torch.")  # type: ignore[union-attr]
         parameters = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(stored)
+    elif given and all(isinstance(stack, Stack) for stack in given):
+        stacks, parameters = given, {"tf32": "fp32"}.get(precision, precision)
     else:
-        stacks, parameters = tuple(model), {"tf32": "fp32"}.get(precision, precision)
+        raise BadInput(f"expected a trunk, as foldfit.Evoformer, or its stacks, each a foldfit.Stack, got {model!r:.60}")
     if parameters is None:
         raise BadInput(f"the model's parameters are {stored}: expected float32, bfloat16 or float16")
-    limit = memory if isinstance(memory, int) else parse_memory(memory, found.memory, found.reserved)
-    host = host_memory if isinstance(host_memory, int) else parse_host_memory(host_memory)
+    limit = parse_memory(memory, found.memory, found.reserved) if isinstance(memory, str) else whole(memory, "memory")
+    host = parse_host_memory(host_memory) if isinstance(host_memory, str) else whole(host_memory, "host_memory")
     return Problem(
         stacks=stacks, n_res=n_res, mode=mode, precision=precision, parameters=parameters, optimizer=optimizer,  # type: ignore[arg-type]
         dropout=mode == "train" if dropout is None else dropout, batch=batch, launch=launch, inputs=inputs, device=found.name,  # type: ignore[arg-type]
         device_type="cpu" if found.name == "cpu" else "cuda", memory=limit, host_memory=host, world=gpus,
         axial=gpus if axial is None else axial,
     ), found  # fmt: skip
+
+
+def whole(size: object, name: str) -> int:
+    """Bytes. Raises BadInput for what is no whole number."""
+    try:
+        return operator.index(size)  # type: ignore[arg-type]
+    except TypeError:
+        raise BadInput(f"{name}: expected bytes as a whole number, or a text as '16GiB', got {size!r}") from None
 
 
 def local_device(name: str) -> Device:

@@ -1,18 +1,20 @@
 """The longest protein: what its number means, for `auto` and for policies, and the slices that there are of so many rows."""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
 from foldfit.bench.case import Case
 from foldfit.bench.planned import planned
-from foldfit.cost.devices import cpu
-from foldfit.errors import DoesNotFit
+from foldfit.cost.devices import cpu, find_device
+from foldfit.errors import BadInput, DoesNotFit
 from foldfit.planner.api import compare, frontier, plan_problem
 from foldfit.planner.hopeless import staying
 from foldfit.planner.lengths import least, longest_n_res
 from foldfit.planner.options import option_table, slice_rows
 from foldfit.planner.ranks import compare_ranks
-from foldfit.problem import Problem
+from foldfit.problem import Problem, Stack
 from tests import small
 
 
@@ -60,3 +62,33 @@ def test_what_stays_is_below_what_any_plan_needs():
         problem = Problem(stacks=(small.stack("evoformer", 2, 6),), n_res=12, memory=2**40, **more)
         stays = sum(staying(problem).values())
         assert 0 < stays < least(option_table(problem, cpu()))
+
+
+SEVERAL = (small.stack("extra_msa", 1, 33), small.stack("evoformer", 1, 7), small.stack("pairformer", 1))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (1, 2), (0, 1, 2)])
+def test_the_longest_of_several_stacks_fits_all_of_them(order):
+    problem = Problem(stacks=tuple(SEVERAL[i] for i in order), n_res=1, mode="infer", memory=2 * 2**20)
+    longest = longest_n_res(problem, cpu())
+    assert plan_problem(msgspec.structs.replace(problem, n_res=longest), cpu()).promised.peak_bytes <= problem.memory
+    with pytest.raises(DoesNotFit) as error:
+        plan_problem(msgspec.structs.replace(problem, n_res=longest + 1), cpu())
+    assert plan_problem(msgspec.structs.replace(problem, n_res=longest + 1, memory=error.value.need), cpu())
+
+
+@pytest.mark.parametrize(
+    ("stacks", "mode", "device"),
+    [((Stack("pairformer", 4),), "infer", "L4"), ((Stack("evoformer", 4, 32),), "train", "L4"), (SEVERAL[:2], "infer", "cpu")],
+)
+def test_no_plan_is_below_the_frontiers_bound(stacks, mode, device):
+    found = replace(find_device(device), costs="modelled")
+    problem = Problem(
+        stacks=stacks, n_res=96, mode=mode, memory=2**33, device=found.name, device_type="cpu" if device == "cpu" else "cuda",
+        precision="fp32" if device == "cpu" else "bf16", parameters="fp32" if device == "cpu" else "bf16",
+    )  # fmt: skip
+    for limit, seconds, bound in frontier(problem, found, 6).points:
+        plan = plan_problem(msgspec.structs.replace(problem, memory=limit), found)
+        assert bound <= plan.promised.seconds * (1 + 1e-9) and bound <= seconds
+    with pytest.raises(BadInput, match="points"):
+        frontier(problem, found, 0)

@@ -1,13 +1,16 @@
 """The executor does what the plan says, and a plan never changes a number."""
 
+import copy
 import gc
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.utils.parametrize
 
-from foldfit.errors import BadInput, BrokenPromise
+import foldfit
+from foldfit.errors import BadInput, BrokenPromise, NotSupported
 from foldfit.ops import KERNELS
 from foldfit.ops.reference import REFERENCE
 from foldfit.ops.unread import is_unread
@@ -211,3 +214,103 @@ def test_a_broken_promise_names_the_sub_module():
     )  # fmt: skip
     with pytest.raises(BrokenPromise, match="msa_transition of step `run 0`"):
         measured.check()
+
+
+RECOMPUTING = {name: PLANS[name] for name in ("small", "large", "nested")} | {"whole": plan_of(small.keep(4), 100, False)}
+
+
+@pytest.mark.parametrize("name", RECOMPUTING)
+def test_autocast_around_a_plan_changes_nothing(name):
+    plan = RECOMPUTING[name]
+    expected = step(plan)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = step(plan)
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+@pytest.mark.parametrize("changed", ["m", "z", "parameter", "out m"])
+@pytest.mark.parametrize("name", RECOMPUTING)
+def test_what_backward_reads_must_stay_as_it_was(name, changed):
+    trunk = small.trunk(STACK).train()
+    state = {k: x.detach() for k, x in inputs(trunk).items()}
+    out = trunk.run(state, {}, RECOMPUTING[name])
+    loss = sum(x.clone().square().mean() for x in out.values())
+    with torch.no_grad():
+        {"parameter": next(trunk.parameters()), "out m": out["m"]}.get(changed, state.get(changed)).mul_(2)
+    if (name, changed) == ("large", "out m"):  # its blocks run again, and nothing of the last one is kept
+        loss.backward()
+        return
+    with pytest.raises(BadInput, match="changed in place before its backward"):
+        loss.backward()
+
+
+def test_an_output_that_nothing_reads_may_change_in_place():
+    trunk = small.trunk(STACK).train()
+    out = trunk.run(inputs(trunk), {}, PLANS["small"])
+    out["z"].mul_(2).sum().backward()
+
+
+def test_every_sample_has_dropout_of_its_own():
+    torch.manual_seed(0)
+    trunk = small.trunk(STACK).train()
+    state = {k: x.detach().expand(2, *x.shape).clone() for k, x in inputs(trunk).items()}
+    several = {}
+    for name in ("slices", "nested"):
+        plan = plan_of(PLANS[name].schedule, 3, name == "nested", batch=2)
+        torch.manual_seed(7)
+        several[name] = trunk.run(state, {}, plan)
+    first, second = several["slices"]["z"]
+    assert (first - second).abs().max() > 0.1
+    for key, x in several["nested"].items():
+        torch.testing.assert_close(x, several["slices"][key])
+
+
+def test_rows_in_another_order_are_refused_where_a_plan_promises():
+    trunk = small.trunk(STACK).eval()
+    plan = foldfit.plan(trunk, n_seq=11, n_res=N_RES, batch=2)
+    state = {"m": torch.randn(2, 11, N_RES, 48), "z": torch.randn(2, N_RES, N_RES, 32)}
+    with torch.no_grad():
+        trunk.run(state, {}, plan)
+        trunk.run(state | {"z": torch.randn(2, N_RES, N_RES, 64)[..., :32]}, {}, plan)  # with gaps
+        for z in (
+            state["z"].transpose(1, 2),
+            state["z"][:1].expand(2, -1, -1, -1),
+            state["z"].permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
+        ):
+            with pytest.raises(BadInput, match=r"z has strides .* hand over z.contiguous\(\)"):
+                trunk.run(state | {"z": z}, {}, plan)
+        trunk.run(state | {"z": state["z"].transpose(1, 2)}, {})  # the default plan promises nothing
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"z": torch.zeros(4)}, "needs the tensor z"), ({"m": None}, "needs the tensor m .* got nothing"),
+        ({"m": [1]}, "needs the tensor m"), ({"mask": [1]}, "expected .* got"),
+    ],
+)  # fmt: skip
+def test_what_is_no_tensor_of_the_state_is_a_line(change, words):
+    trunk = small.trunk(STACK).eval()
+    masks = {"m": change.pop("mask")} if "mask" in change else {}
+    with torch.no_grad(), pytest.raises(BadInput, match=words):
+        trunk.run({k: x.detach() for k, x in inputs(trunk).items()} | change, masks)
+
+
+def test_a_copy_of_a_model_alone_agrees_with_nobody():
+    trunk = copy.deepcopy(small.trunk(STACK).eval())
+    with torch.no_grad():
+        trunk.run(inputs(trunk), {})
+    assert not trunk.agreed
+
+
+def test_what_a_plan_cannot_do_is_said():
+    trunk = small.trunk(STACK)
+    torch.nn.utils.parametrize.register_parametrization(
+        next(m for m in trunk.modules() if "up_w" in m._parameters), "up_w", torch.nn.Identity()
+    )
+    with pytest.raises(NotSupported, match="parametrized parameters"):
+        trunk.run(inputs(trunk), {}, PLANS["slices"])
+    trunk = small.trunk(STACK)
+    loss = sum(x.sum() for x in trunk.run(inputs(trunk), {}, PLANS["small"]).values())
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        torch.autograd.grad(torch.autograd.grad(loss, trunk.parameters(), create_graph=True)[0].sum(), trunk.parameters())

@@ -37,6 +37,18 @@ def kept(plan) -> None:
     assert plan.promised.peak_bytes <= plan.problem.memory
 
 
+@pytest.mark.parametrize("policy", [*POLICIES, "auto"])
+@pytest.mark.parametrize(
+    "order", [("extra_msa", "evoformer", "pairformer"), ("pairformer", "extra_msa", "evoformer"), ("evoformer", "evoformer")]
+)
+def test_gradients_that_wait_for_the_first_stack(order, policy):
+    """Also of tensors that only stacks in the middle have."""
+    rows = {"evoformer": 64, "extra_msa": 4, "pairformer": 0}
+    stacks = tuple(small.stack(name, 1, rows[name]) for name in order)
+    of = Problem(stacks=stacks, n_res=16, mode="train", memory=2**40)
+    kept(make_plan(option_table(of, find_device("cpu")), policy))
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(("mode", "precision"), [("train", "fp32"), ("train", "bf16"), ("infer", "fp32"), ("infer", "fp16")])
 @pytest.mark.parametrize("trunk", TRUNKS)

@@ -62,6 +62,7 @@ def resident_bytes(problem: Problem, align: int, hosted: Collection[str] = ()) -
         copies = 1 if problem.axial == 1 else 2
         backward["graph's gradients"] = parameters + copies * sum(outputs.values()) + sum(inputs.values())
     if len(problem.stacks) > 1:
-        # The gradients of tensors that only later stacks have wait for the end.
-        backward["waiting gradients"] = sum(size for name, size in outputs.items() if name != "z")
+        # The gradients of tensors that later stacks have wait for the end.
+        later = {name for stack in problem.stacks[1:] for name in shapes_of(problem, stack)[0].state if name != "z"}
+        backward["waiting gradients"] = sum(inputs[name] for name in later)
     return resident, backward

@@ -5,6 +5,9 @@ from torch import Tensor
 from foldfit.model.submodule import SubModule
 from foldfit.ops import Ops
 
+MOST = 64
+"""A factor of n / 1e-3, which is what AlphaFold's is where no sequence counts, is less than fp16's largest number up to here."""
+
 
 class TriangleMultiplication(SubModule):
     """AF2 Suppl. Alg. 11 "TriangleMultiplicationOutgoing" by row; Alg. 12 "...Incoming" is the same by column."""
@@ -42,7 +45,8 @@ class TriangleMultiplication(SubModule):
 class OuterProductMean(SubModule):
     """AF2 Suppl. Alg. 10 "OuterProductMean": reads the MSA by residue, updates the pair by row.
 
-    Projections are divided by n_seq before the product and multiplied after it, so that fp16 holds the sums.
+    The left projection is divided by n_seq, or by `MOST`, before the product and the result multiplied by as much after it, so that
+    fp16 holds the sums, and the factor of two residues that no sequence has both of.
     """
 
     def share(self, x: Tensor, mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
@@ -52,19 +56,19 @@ class OuterProductMean(SubModule):
     def update(self, x: tuple[Tensor, ...], mask: Tensor, shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """x ([r, n, c],), mask [r, n], shared ([R, p, n], [R, n]) -> [r, R, z]."""
         right, right_mask = shared
-        n = x[0].shape[1]
+        n = min(x[0].shape[1], MOST)
         left = ops.masked_linear(x[0], self.norm_scale, self.norm_offset, mask / n, self.left_w, self.left_b)
         pairs = mask.float() @ right_mask.float().t()  # [r, R]: sequences that have both residues
         return ops.outer_product(left, right, self.output_w, self.output_b / n, (n / (1e-3 + pairs)).to(left.dtype))
 
     def prepare(self, x: tuple[Tensor, ...], mask: Tensor, ops: Ops) -> tuple[Tensor, ...]:
         """x ([r, n, c],), mask [r, n] -> the left projection and its mask ([r, o, n], [r, n])."""
-        n = x[0].shape[1]
+        n = min(x[0].shape[1], MOST)
         return ops.masked_linear(x[0], self.norm_scale, self.norm_offset, mask / n, self.left_w, self.left_b), mask
 
     def finish(self, x: tuple[Tensor, ...], prepared: tuple[Tensor, ...], shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """The left projection and its mask, shared ([R, p, n], [R, n]) -> [r, R, z]."""
         (left, mask), (right, right_mask) = prepared, shared
-        n = left.shape[2]
+        n = min(left.shape[2], MOST)
         pairs = mask.float() @ right_mask.float().t()
         return ops.outer_product(left, right, self.output_w, self.output_b / n, (n / (1e-3 + pairs)).to(left.dtype))

@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 
 from foldfit.cost.devices import GIB, GPUS, Device, find_device
-from foldfit.errors import DoesNotFit
+from foldfit.errors import BadInput, DoesNotFit
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.chain import frontier as chain_frontier
-from foldfit.planner.clocks import host_decides
+from foldfit.planner.clocks import clocked, host_decides, two_clocks
 from foldfit.planner.hopeless import refuse_hopeless
 from foldfit.planner.lengths import longest_n_res
 from foldfit.planner.options import OptionTable, option_table
@@ -123,7 +123,9 @@ def frontier(problem: Problem, device: Device | None = None, points: int = 12) -
     top = min((size for size in sizes if size > problem.memory), default=problem.memory)
     refuse_hopeless(msgspec.structs.replace(problem, host_memory=0, memory=top))
     table = option_table(msgspec.structs.replace(problem, host_memory=0), device)
-    curve = inference_frontier(table) if problem.mode == "infer" else chain_frontier(chain_of(table), top)
+    if points < 1:
+        raise BadInput(f"points: expected at least 1, got {points}")
+    curve = frontier_of(table, top)
     useful = np.array([i for i in np.flatnonzero(np.isfinite(curve.seconds)) if i == 0 or curve.seconds[i] < curve.seconds[i - 1]])
     steps = np.log(curve.limits[useful])  # as many per doubling: the first GiB are the dear ones
     picks = sorted({useful[int(np.abs(steps - at).argmin())] for at in np.linspace(steps[0], steps[-1], points)})
@@ -132,12 +134,24 @@ def frontier(problem: Problem, device: Device | None = None, points: int = 12) -
     return Outlook(shown, shadow_price(curve, problem.memory), here - more if here < inf else inf, next_size(curve, problem.memory, sizes))
 
 
+def frontier_of(table: OptionTable, top: int) -> Frontier:
+    """Where host and device have clocks of their own, the slower one's at each limit: no plan takes less by either."""
+    if two_clocks(table):
+        device, host = (frontier_of(clocked(table, clock), top) for clock in (0, 1))
+        seconds, bound = np.maximum(device.seconds, host.seconds), np.maximum(device.bound, host.bound)
+        return Frontier(device.limits, seconds, bound, device.complete)
+    return inference_frontier(table) if table.problem.mode == "infer" else chain_frontier(chain_of(table), top)
+
+
 def inference_frontier(table: OptionTable) -> Frontier:
-    """Exact: seconds only change where another option of a sub-module begins to fit."""
-    base = chain_of(table).base_forward
-    copy = 0 if table.problem.inputs == "overwritten" else max(sum(s.state.values()) for s in table.stacks)
-    subs = [(stack.blocks, sub.options) for stack in table.stacks for sub in stack.sub_modules]
-    least = max(min(o.bytes.forward for o in options) for _, options in subs)
-    steps = sorted({o.bytes.forward for _, options in subs for o in options if o.bytes.forward >= least})
-    seconds = np.array([sum(n * min(o.seconds for o in options if o.bytes.forward <= room) for n, options in subs) for room in steps])
-    return Frontier(np.array(steps) + base + copy, seconds, seconds, complete=True)
+    """Exact: seconds only change where another option of a sub-module begins to fit, beside its stack's copy of kept inputs."""
+    base, kept = chain_of(table).base_forward, table.problem.inputs == "kept"
+    subs = [
+        (stack.blocks, [(o.bytes.forward + kept * sum(stack.state.values()), o.seconds) for o in sub.options])
+        for stack in table.stacks
+        for sub in stack.sub_modules
+    ]
+    least = max(min(size for size, _ in options) for _, options in subs)
+    steps = sorted({size for _, options in subs for size, _ in options if size >= least})
+    seconds = np.array([sum(n * min(s for size, s in options if size <= room) for n, options in subs) for room in steps])
+    return Frontier(np.array(steps) + base, seconds, seconds, complete=True)

@@ -24,7 +24,7 @@ from foldfit.planner.option import Option
 from foldfit.planner.pieces import around, piece_options
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
-from foldfit.stacks import StackSpec, SubModuleSpec
+from foldfit.stacks import StackSpec, SubModuleSpec, check_together, stack_spec
 from foldfit.stacks.spec import Kernel
 
 CUDA_ALIGN = 512
@@ -92,6 +92,7 @@ def option_table(problem: Problem, device: Device, rows: Rows = slice_rows) -> O
     """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have, BadInput
     for a cost database of another one."""
     device.peak(problem.precision)
+    check_together([stack_spec(s.name, **s.widths) for s in problem.stacks])
     costs = find_costs(device)
     return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs, rows) for stack in problem.stacks))
 

@@ -128,6 +128,8 @@ def block_choices(table: OptionTable, chosen: object) -> list[BlockChoice]:
     if len(chosen) != len(blocks):
         raise BadInput(f"the policy chose for {len(chosen)} blocks: expected {len(table.stacks)} stacks or {len(blocks)} blocks")
     for i, (choice, stack) in enumerate(zip(chosen, blocks, strict=True)):
+        if not isinstance(choice.options, tuple) or not all(isinstance(option, Option) for option in choice.options):
+            raise BadInput(f"block {i}: expected a BlockChoice of a tuple of the table's options, got {choice.options!r:.60}")
         if len(choice.options) != len(stack.sub_modules):
             raise BadInput(f"block {i}: the policy chose {len(choice.options)} options, the block has {len(stack.sub_modules)} sub-modules")
         for option, sub in zip(choice.options, stack.sub_modules, strict=True):

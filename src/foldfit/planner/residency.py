@@ -52,13 +52,20 @@ def walk(table: OptionTable, hosted: dict[str, int]) -> Residency:
     def moved(a: Names, b: Names) -> float:
         return sum(hosted[name] for name in a ^ b) / table.device.host_link if a != b else 0.0
 
+    found, errors = [], []
+    for stack in table.stacks:
+        try:
+            found.append(fitting(table, stack, hosted))
+        except DoesNotFit as error:
+            errors.append(error)
+    if errors:
+        raise max(errors, key=lambda error: error.need)
     reached: dict[Names, float] = {frozenset(): 0.0}
     steps: list[dict[Names, tuple[Option, Names]]] = []
     for i, stack in enumerate(table.stacks):
         left = {name for later in table.stacks[i:] for name in later.state}
-        options = fitting(table, stack, hosted)
         for _ in range(stack.blocks):
-            for each in options:
+            for each in found[i]:
                 step, now = {}, {}
                 for visiting, option in each.items():
                     before = min(reached, key=lambda old: (reached[old] + moved(old & left, visiting), old != visiting))

@@ -3,6 +3,7 @@
 State tensors have the samples first: [B, a0, a1, c] or [B, a0, c]. A sample is worked on at a time: a batch is more rows.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -33,11 +34,21 @@ class Call:
     masks: State
     """State tensor -> its mask, [B, a0, a1] or [B, a0], of this rank's part of the tensor."""
     drop: Tensor | None = None
-    """Dropout's factors in mapped order, [1, n, c] or [r, 1, c] of this rank's rows; None: no dropout."""
+    """Dropout's factors in mapped order, [1, n, c] or [r, 1, c] of this rank's rows, of the sample at hand; None: no dropout."""
     ranks: Ranks = ALONE
     total: int = 0
     """Rows of the axis that is shared, of all ranks; 0: alone."""
     away: Away = Away()
+    draw: Callable[[int], Tensor] | None = None
+    """Of a sample, its `drop`."""
+
+    def samples(self, count: int, back: bool = False) -> Iterator[int]:
+        """One after the other, each with its dropout."""
+        for sample in reversed(range(count)) if back else range(count):
+            if self.draw:
+                self.drop = None  # before the next one is made
+                self.drop = self.draw(sample)
+            yield sample
 
     @property
     def ops(self) -> Ops:
@@ -130,7 +141,7 @@ def forward(call: Call, state: State, target: Tensor, source: Tensor | None = No
     written = spec.writes if state.get(spec.writes[0]) is target else ("", spec.writes[1])
     module = bound(call.module, target.dtype)
     with torch.no_grad():
-        for sample in range(len(target)):
+        for sample in call.samples(len(target)):
             shared: tuple[Tensor, ...] = ()
             if spec.shares:
                 shared = share(call, module, state[spec.shares[0]][sample], call.masks[spec.shares[0]][sample])
@@ -158,7 +169,7 @@ def record(call: Call, state: State) -> tuple[Tensor, Kept | None]:
         forward(call, state, target, source)
         return target, None
     kept = Kept(bound(call.module, target.dtype, leaves=True))
-    for sample in range(len(target)):
+    for sample in call.samples(len(target)):
         shared: tuple[Tensor, ...] = ()
         with torch.enable_grad():
             if spec.shares:
@@ -201,7 +212,7 @@ def backward(call: Call, state: State, kept: Kept | None, grads: State, gradient
     """
     spec = call.module.spec
     module = kept.module if kept else bound(call.module, grads[spec.writes[0]].dtype, leaves=True)
-    for sample in reversed(range(len(grads[spec.writes[0]]))):
+    for sample in call.samples(len(grads[spec.writes[0]]), back=True):
         if kept:
             shared = kept.shared.pop()
         elif spec.shares:

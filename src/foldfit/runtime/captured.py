@@ -94,6 +94,10 @@ class Replay:
         self.turn = g.turn
         return {name: x.clone() for name, x in g.out.items()}
 
+    def held(self) -> list[torch.Tensor]:
+        """Nothing that a caller has."""
+        return []
+
     def backward(self, grads: State, parameters: list[nn.Parameter]) -> tuple[State, Gradients]:
         """Raises BadInput where the graphs have run forward again since, over what this run had kept for its backward."""
         g = self.graphs

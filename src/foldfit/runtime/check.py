@@ -12,6 +12,7 @@ from foldfit.errors import BadInput, MissingEnvironment, NotSupported
 from foldfit.ops import KERNELS
 from foldfit.plans import Plan
 from foldfit.problem import Stack
+from foldfit.runtime.default import UNLIMITED
 from foldfit.runtime.ranks import Ranks
 from foldfit.stacks.kernels import INSTALL
 
@@ -137,6 +138,12 @@ def of_ranks(shape: tuple[int, ...], whole: tuple[int, ...], ranks: Ranks) -> st
     return f", rank {ranks.rank}'s rows of {list(whole)}" if shape != whole else ""
 
 
+def in_order(x: torch.Tensor) -> bool:
+    """Whether what is next to each other lies so, perhaps with gaps: other tensors are copied somewhere on their way."""
+    strides = [stride for length, stride in zip(x.shape, x.stride(), strict=True) if length > 1]
+    return strides[-1:] in ([], [1]) and strides == sorted(strides, reverse=True)
+
+
 def check_inputs(
     trunk: "Trunk", plan: Plan, state: State, masks: State, train: bool, stored: set[torch.dtype]
 ) -> tuple[torch.Size, State, State]:
@@ -168,14 +175,19 @@ def check_inputs(
                 raise BadInput(f"{name} is on {x.device.type}, the plan has it on {where}: move it, or plan for this device")
             if name in plan.hosted and not x.is_contiguous():
                 raise BadInput(f"{name} is worked on where it lies on the host: expected it contiguous, got strides {list(x.stride())}")
+            if plan.promised.peak_bytes < UNLIMITED and not (in_order(x) and (len(batch) < 2 or x.is_contiguous())):
+                raise BadInput(
+                    f"{name} has strides {list(x.stride())}, and the plan promises for rows in order: hand over {name}.contiguous()"
+                )
             if x.is_cuda:
                 check_card(problem.device, torch.cuda.get_device_name(x.device))
             out[name] = x.reshape(batch.numel(), *shape[len(batch) :])
             mask = masks.get(name)
             if mask is None:
                 mask = x.new_ones((), device=problem.device_type).expand(whole[:-1])
-            if tuple(mask.shape) != whole[:-1]:
-                raise BadInput(f"{spec.masks[name]}: expected {list(whole[:-1])}, got {list(mask.shape)}")
+            if not isinstance(mask, torch.Tensor) or tuple(mask.shape) != whole[:-1]:
+                got = list(mask.shape) if isinstance(mask, torch.Tensor) else repr(mask)[:40]
+                raise BadInput(f"{spec.masks[name]}: expected {list(whole[:-1])}, got {got}")
             out_masks[name] = mask.to(dtype).reshape(-1, *whole[len(batch) : -1]).contiguous()
     if len(out["z"]) != problem.batch:
         raise BadInput(f"the plan is for a batch of {problem.batch}, got {len(out['z'])}")

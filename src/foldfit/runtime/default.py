@@ -29,8 +29,10 @@ def default_plan(trunk: "Trunk", state: dict[str, Tensor], mode: Mode) -> Plan:
     """Promises nothing: its peak is unlimited and it names no seconds."""
     for spec in trunk.specs:
         for name, dims in spec.state.items():
-            if name not in state:
-                raise BadInput(f"{spec.name} needs the tensor {name} [{', '.join(dims)}]")
+            x = state.get(name)
+            if not isinstance(x, Tensor) or x.dim() < len(dims):
+                got = list(x.shape) if isinstance(x, Tensor) else "nothing" if x is None else repr(x)[:40]
+                raise BadInput(f"{spec.name} needs the tensor {name} [{', '.join(dims)}], got {got}")
     z = state["z"]
     n_res = z.shape[-2]
     sample = z.shape[:-3].numel() if z.dim() > 3 else 1

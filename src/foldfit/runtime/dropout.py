@@ -1,4 +1,4 @@
-"""Shared dropout, AF2 Suppl. 1.11.6, as a function of the logical position: seed, block, sub-module, row, column."""
+"""Shared dropout, AF2 Suppl. 1.11.6, as a function of the logical position: seed, block, sub-module, sample, row, column."""
 
 from functools import lru_cache
 

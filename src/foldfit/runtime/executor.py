@@ -3,12 +3,14 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from foldfit.model import SubModule
 from foldfit.plans import Choice, Plan
+from foldfit.problem import Problem
 from foldfit.runtime import apply
 from foldfit.runtime.apply import Call, Kept, State
 from foldfit.runtime.dropout import drop_mask
@@ -16,6 +18,7 @@ from foldfit.runtime.offload import Home, Host
 from foldfit.runtime.parameters import Gradients
 from foldfit.runtime.ranks import ALONE, Begun, Ranks, layout_of
 from foldfit.runtime.windows import Away
+from foldfit.stacks import SubModuleSpec
 
 Watch = Callable[[str, str], None]
 """Told (step, sub-module) after each sub-module that ran."""
@@ -73,7 +76,7 @@ class Executor:
         self.state = dict(state)
         self.owned = set(self.state) if self.plan.problem.inputs == "overwritten" else set()
         self.home = self.host.receive({name: state[name] for name in self.plan.hosted}, self.device)
-        with matmul_precision(self.plan.problem.precision), contextlib.closing(self.home):
+        with numerics(self.plan.problem), contextlib.closing(self.home):
             for step in self.plan.schedule[: self.end]:
                 self.do(step)
             self.home.place(self.state, self.state.keys())
@@ -84,13 +87,18 @@ class Executor:
     def backward(self, grads: State, parameters: list[nn.Parameter]) -> tuple[State, Gradients]:
         """The steps after `end`, from the gradients of the final state (which it overwrites) to those of the first."""
         self.grads, self.gradients = grads, Gradients(parameters)
-        with matmul_precision(self.plan.problem.precision), contextlib.closing(self.host):
+        with numerics(self.plan.problem), contextlib.closing(self.host):
             for step in self.plan.schedule[self.end + 1 :]:
                 self.do(step)
             for sum_ in self.sums:
                 sum_.wait()
         out, gradients, self.grads, self.gradients = self.grads, self.gradients, {}, None
         return out, gradients
+
+    def held(self) -> list[torch.Tensor]:
+        """Versions of the state that backward will read: the caller may have some of them, as inputs or outputs."""
+        states = [*self.checkpoints.values(), *(state for record in self.records.values() for state, _ in record.calls)]
+        return [x for state in states for x in state.values()]
 
     @property
     def end(self) -> int:
@@ -217,17 +225,29 @@ class Executor:
 
     def call(self, block: int, i: int, choice: Choice) -> Call:
         """Its i-th sub-module, ready to run. Dropout depends on the logical position only, so neither plan nor ranks change it."""
-        module, drop = self.blocks[block][i], None
+        module = self.blocks[block][i]
         spec = module.spec
-        if self.seed is not None and spec.dropout:
-            tensor, axis = spec.writes
-            shape = self.masks[tensor].shape[1:]
-            drop = drop_mask(spec, (shape[axis], shape[1 - axis]), self.seed, (block, i), self.masks[tensor])
-            drop = drop if len(drop) == 1 else self.ranks.narrow(drop, 0)
+        drawn = self.seed is not None and spec.dropout > 0
         masks = {name: self.part(name, self.at.get(name, 0)) for name in self.masks}
         total = self.masks[spec.shares[0]].shape[1 + spec.shares[1]] if spec.shares else 0
         away = Away(frozenset(choice.host.split()), self.device, self.host.waits)
-        return Call(module, choice, masks, drop, self.ranks, total, away)
+        draw = partial(self.draw, spec, (block, i)) if drawn else None
+        return Call(module, choice, masks, None, self.ranks, total, away, draw)
+
+    def draw(self, spec: SubModuleSpec, position: tuple[int, int], sample: int) -> torch.Tensor:
+        """The dropout mask of one sample, in this rank's rows."""
+        (tensor, axis), seed = spec.writes, self.seed
+        assert seed is not None
+        shape = self.masks[tensor].shape[1:]
+        drop = drop_mask(spec, (shape[axis], shape[1 - axis]), seed, (*position, sample), self.masks[tensor])
+        return drop if len(drop) == 1 else self.ranks.narrow(drop, 0)
+
+
+@contextlib.contextmanager
+def numerics(problem: Problem) -> Iterator[None]:
+    """The plan's precision, whatever autocast is on around the model."""
+    with torch.autocast(problem.device_type, enabled=False), matmul_precision(problem.precision):
+        yield
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ class Host:
         self.pool: Pool
 
     def __del__(self) -> None:
-        for kept in self.copies.values():
+        for kept in getattr(self, "copies", {}).values():  # what torch.compile looks at was never made
             self.pool.give(kept.buffer)
 
     def receive(self, state: State, device: torch.device) -> "Home":

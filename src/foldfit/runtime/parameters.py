@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from foldfit.errors import NotSupported
 from foldfit.model import SubModule
 
 
@@ -17,6 +18,8 @@ def bound(module: SubModule, dtype: torch.dtype, leaves: bool = False) -> SubMod
     """
     if not leaves and all(p.dtype == dtype for p in leaves_of(module)):
         return module
+    if hasattr(module, "parametrizations"):
+        raise NotSupported(f"{module.spec.name} has parametrized parameters: torch.nn.utils.parametrize.remove_parametrizations first")
     view = copy.copy(module)
     cast = {name: None if p is None else p.detach().to(dtype).requires_grad_(leaves) for name, p in module._parameters.items()}
     view._parameters = cast  # type: ignore[assignment]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from foldfit._version import __version__
 from foldfit.errors import BadInput
@@ -19,7 +20,7 @@ from foldfit.runtime.check import check_inputs, check_plan
 from foldfit.runtime.default import default_plan
 from foldfit.runtime.executor import Executor, Watch
 from foldfit.runtime.ranks import ALONE, Ranks, checksum
-from foldfit.stacks import StackSpec, stack_spec
+from foldfit.stacks import StackSpec, check_together, stack_spec
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -42,6 +43,7 @@ class Trunk(nn.Module):
         self.agreed: set[str] = set()
         """The plans, by digest, that all ranks have agreed on."""
         self.specs: list[StackSpec] = [stack_spec(name, **widths) for name, _, widths in stacks]
+        check_together(self.specs)
         self.blocks = nn.ModuleList(
             nn.ModuleDict({sub.name: SUB_MODULES[sub.kind](sub) for sub in spec.sub_modules})
             for spec, (_, n_blocks, _) in zip(self.specs, stacks, strict=True)
@@ -111,7 +113,7 @@ class Trunk(nn.Module):
 
     def agree(self, plan: Plan, masks: State) -> None:
         """Before the first run of a plan: raises BadInput where ranks have another plan, other parameters or other masks."""
-        if plan.digest in self.agreed or self.ranks is ALONE:
+        if plan.digest in self.agreed or self.ranks.group is None:
             return
         parameters = checksum(list(self.parameters()))
         self.ranks.agree(version=__version__, plan=plan.digest, parameters=parameters, masks=checksum(list(masks.values())))
@@ -127,13 +129,22 @@ class Differentiable(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.executor, ctx.names, ctx.last, ctx.parameters = executor, names, last, parameters
         out = executor.forward(dict(zip(names, tensors, strict=False)))
+        ctx.versions = [(x, x._version) for x in (*executor.held(), *parameters)]
         return tuple(out[name] for name in last)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         executor, ctx.executor = ctx.executor, None
         if executor is None:
             raise BadInput("a planned step ran backward already, and its tensors are freed: run forward again")
+        versions, ctx.versions = ctx.versions, []
+        if any(x._version != version for x, version in versions):
+            raise BadInput(
+                "an input, an output or a parameter of a planned step was changed in place before its backward, which reads it: "
+                "change a copy, or run backward first"
+            )
+        del versions
         copies = {name: g.clone(memory_format=torch.contiguous_format) for name, g in zip(ctx.last, grads, strict=True)}
         d_state, gradients = executor.backward(copies, ctx.parameters)
         del copies

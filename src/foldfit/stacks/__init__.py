@@ -1,6 +1,6 @@
 """What a trunk is, as data. `stack_spec("evoformer", c_m=64)` gives one with some of AF2's widths changed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from foldfit.errors import BadInput
@@ -24,10 +24,21 @@ def stack_spec(name: str, **widths: int) -> StackSpec:
     return STACKS[name](**widths)
 
 
+def check_together(specs: Sequence[StackSpec]) -> None:
+    """Raises BadInput where stacks in a row want a tensor that they share in different widths."""
+    known: dict[str, tuple[int, str]] = {}
+    for spec in specs:
+        for name, dims in spec.state.items():
+            width, first = known.setdefault(name, (spec.widths[dims[-1]], spec.name))
+            if width != spec.widths[dims[-1]]:
+                got = f"{width} in {first}, {spec.widths[dims[-1]]} in {spec.name}"
+                raise BadInput(f"{dims[-1]}: expected one width of {name} in all stacks, got {got}")
+
+
 @cache
 def published() -> tuple[SubModuleSpec, ...]:
     """The sub-modules of all stacks at the published widths."""
     return tuple(sub for name in STACKS for sub in stack_spec(name).sub_modules)
 
 
-__all__ = ["STACKS", "Kernel", "Parameter", "Phase", "StackSpec", "SubModuleSpec", "published", "stack_spec"]
+__all__ = ["STACKS", "Kernel", "Parameter", "Phase", "StackSpec", "SubModuleSpec", "check_together", "published", "stack_spec"]
