@@ -312,5 +312,6 @@ def test_what_a_plan_cannot_do_is_said():
         trunk.run(inputs(trunk), {}, PLANS["slices"])
     trunk = small.trunk(STACK)
     loss = sum(x.sum() for x in trunk.run(inputs(trunk), {}, PLANS["small"]).values())
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        torch.autograd.grad(torch.autograd.grad(loss, trunk.parameters(), create_graph=True)[0].sum(), trunk.parameters())
+    grads = torch.autograd.grad(loss, [*trunk.parameters()], create_graph=True)
+    with pytest.raises(RuntimeError, match="twice|does not require grad"):  # PyTorch's own words
+        torch.autograd.grad(sum(g.sum() for g in grads), [*trunk.parameters()])
