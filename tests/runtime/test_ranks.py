@@ -1,5 +1,6 @@
 """Several ranks that share a sample compute what one does: outputs and all gradients, under any plan."""
 
+import copy
 import warnings
 
 import msgspec
@@ -136,7 +137,8 @@ def wrong(rank: int) -> None:
         other = msgspec.structs.replace(plan, policy=f"of rank {rank}").signed()
         with pytest.raises(BadInput, match="plan is"):
             trunk.run(parts, masks, other)
-        trunk.run(parts, masks, plan)
+        expected, got = trunk.run(parts, masks, plan), copy.deepcopy(trunk).run(parts, masks, plan)
+        assert all(torch.equal(expected[k], got[k]) for k in expected)
 
 
 def test_ranks_that_disagree_are_told():

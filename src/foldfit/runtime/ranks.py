@@ -58,6 +58,10 @@ class Ranks:
     all: Any = None
     waits: "list[tuple[Mark, Mark]] | None" = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Ranks":
+        """Of the same groups: a copied model, as an average of parameters is one, runs on the same ranks."""
+        return Ranks(self.group, self.all)
+
     @property
     def size(self) -> int:
         return 1 if self.group is None else dist.get_world_size(self.group)
