@@ -11,7 +11,7 @@ from foldfit.planner import api
 from foldfit.planner.api import Outlook, Row
 from foldfit.planner.lengths import longest_n_res
 from foldfit.plans import Plan
-from foldfit.problem import Launch, Mode, Optimizer, Precision, Problem, Stack
+from foldfit.problem import Gradients, Launch, Mode, Optimizer, Precision, Problem, Stack
 from foldfit.stacks.kernels import PROVIDERS
 from foldfit.units import parse_host_memory, parse_memory
 
@@ -30,6 +30,7 @@ def problem_of(
     mode: Mode = "infer",
     precision: Precision = "fp32",
     optimizer: Optimizer = "none",
+    gradients: Gradients = "fresh",
     dropout: bool | None = None,
     batch: int = 1,
     launch: Launch = "eager",
@@ -64,6 +65,7 @@ def problem_of(
     host = parse_host_memory(host_memory) if isinstance(host_memory, str) else whole(host_memory, "host_memory")
     return Problem(
         stacks=stacks, n_res=n_res, mode=mode, precision=precision, parameters=parameters, optimizer=optimizer,  # type: ignore[arg-type]
+        gradients=gradients,
         dropout=mode == "train" if dropout is None else dropout, batch=batch, launch=launch, inputs=inputs, device=found.name,  # type: ignore[arg-type]
         device_type="cpu" if found.name == "cpu" else "cuda", memory=limit, host_memory=host, world=gpus,
         axial=gpus if axial is None else axial,
@@ -90,7 +92,8 @@ def plan(model: "Trunk | Iterable[Stack]", *, policy: str = "auto", solver: str 
     """The fastest plan that fits.
 
     model: a trunk (Evoformer, ExtraMSAStack, Pairformer, Trunk), or its stacks, each a `Stack`. n_seq, n_extra, n_res: sizes.
-    mode: "infer" or "train". precision: fp32, tf32, bf16, fp16. optimizer: none, sgd, adam. dropout: whether a training step
+    mode: "infer" or "train". precision: fp32, tf32, bf16, fp16. optimizer: none, sgd, adam. gradients:
+    "fresh", or "accumulated" where a step finds those of earlier ones. dropout: whether a training step
     has it (default yes). batch: samples. inputs: "kept", or "overwritten" for an inference that writes into its inputs.
     launch: "eager", or "graph" for CUDA graphs, captured at the first call. device: a name of the device table, "cpu", or
     "cuda" for the card in this machine. memory: the limit, bytes or as "16GiB", "80%", "auto". host_memory: pinned memory, bytes or

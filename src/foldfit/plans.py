@@ -14,7 +14,7 @@ import msgspec
 from foldfit.errors import BadInput, MissingEnvironment, NotSupported
 from foldfit.problem import Problem
 
-SCHEMA = 4
+SCHEMA = 5
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

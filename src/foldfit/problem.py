@@ -13,10 +13,11 @@ Storage = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["none", "sgd", "adam"]
 Inputs = Literal["kept", "overwritten"]
 DeviceType = Literal["cpu", "cuda"]
+Gradients = Literal["fresh", "accumulated"]
 
 WORDS = {
     "mode": Mode, "precision": Precision, "parameters": Storage, "optimizer": Optimizer, "inputs": Inputs, "launch": Launch,
-    "device_type": DeviceType,
+    "device_type": DeviceType, "gradients": Gradients,
 }  # fmt: skip
 """Of a problem: what may stand in these."""
 
@@ -47,7 +48,8 @@ class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`memory`: the limit in bytes on what the run may allocate. `inputs`: "kept" leaves the caller's tensors as they are,
-    "overwritten" lets an inference write the result into them. `launch`: kernel by kernel, or as CUDA graphs. `host_memory`:
+    "overwritten" lets an inference write the result into them. `gradients`: whether those of the parameters
+    are None when a training step begins, or there already, to be added to. `launch`: kernel by kernel, or as CUDA graphs. `host_memory`:
     bytes of pinned host memory that block inputs of a training step may wait in, or state tensors of an inference may be at home in,
     0 for none. `world`: ranks, a device each;
     `axial`: how many of them share one sample, the rest being replicas on samples of their own. Limits are a rank's.
@@ -62,6 +64,7 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     precision: Precision = "fp32"
     parameters: Storage = "fp32"
     optimizer: Optimizer = "none"
+    gradients: Gradients = "fresh"
     dropout: bool = False
     inputs: Inputs = "kept"
     batch: int = 1
@@ -101,6 +104,8 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise NotSupported("an inference with host memory works on its inputs where they lie there: plan with --inputs overwritten")
         if self.mode == "infer" and self.optimizer != "none":
             raise BadInput(f"an inference has no optimizer: leave --optimizer {self.optimizer} out, or plan with --mode train")
+        if self.mode == "infer" and self.gradients != "fresh":
+            raise BadInput("an inference has no gradients: leave --gradients out, or plan with --mode train")
         if self.mode == "infer" and self.dropout:
             raise BadInput("an inference has no dropout")
         if self.launch == "graph" and (self.device_type != "cuda" or self.inputs == "overwritten"):

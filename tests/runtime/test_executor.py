@@ -315,3 +315,19 @@ def test_what_a_plan_cannot_do_is_said():
     grads = torch.autograd.grad(loss, [*trunk.parameters()], create_graph=True)
     with pytest.raises(RuntimeError, match="twice|does not require grad"):  # PyTorch's own words
         torch.autograd.grad(sum(g.sum() for g in grads), [*trunk.parameters()])
+
+
+def test_gradients_that_accumulate_are_told_or_planned():
+    trunk = small.trunk(STACK).eval()
+    fresh, more = (foldfit.plan(trunk, n_seq=11, n_res=N_RES, mode="train", dropout=False, gradients=g) for g in ("fresh", "accumulated"))
+    parameters = sum(p.nbytes for p in trunk.parameters())
+    assert more.promised.peak_bytes == fresh.promised.peak_bytes + parameters
+    expected: list[torch.Tensor] = []
+    for plan in (fresh, more, more):
+        sum(x.square().mean() for x in trunk.run(inputs(trunk), {}, plan).values()).backward()
+        expected = expected or [p.grad.clone() for p in trunk.parameters()]
+    assert all(torch.allclose(p.grad, 3 * g, rtol=1e-3, atol=1e-5) for p, g in zip(trunk.parameters(), expected, strict=True))
+    with pytest.warns(UserWarning, match="gradients of an earlier step are there"):
+        trunk.run(inputs(trunk), {}, fresh)
+    with pytest.raises(BadInput, match="an inference has no gradients"):
+        foldfit.plan(trunk, n_seq=11, n_res=N_RES, gradients="accumulated")

@@ -73,6 +73,8 @@ def test_auto_under_limits(trunk, mode, precision, part):
         dict(optimizer="adam"),
         dict(optimizer="sgd"),
         dict(parameters="fp32", optimizer="adam"),
+        dict(gradients="accumulated"),
+        dict(gradients="accumulated", parameters="fp32", optimizer="adam"),
         dict(batch=2),
         dict(batch=3, parameters="fp32"),
     ],

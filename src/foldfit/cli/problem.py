@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, sizes: bool = True) -> Non
     add("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32")
     add("--parameters", choices=("fp32", "bf16", "fp16"), help="precision the parameters are stored in (default: as --precision)")
     add("--optimizer", choices=("none", "sgd", "adam"), default="none")
+    add(
+        "--gradients",
+        choices=("fresh", "accumulated"),
+        default="fresh",
+        help="accumulated: a step finds those of earlier ones (default fresh)",
+    )
     add("--batch", type=int, default=1, metavar="N")
     add("--width", action="append", default=[], metavar="NAME=N", help="a width that differs from the published model's, as c_m=64")
     add("--device", default="cpu", help="a name (see `foldfit devices`), cpu, or cuda for the card in this machine (default cpu)")
@@ -136,6 +142,7 @@ def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Prob
         precision=args.precision,
         parameters=args.parameters or stored,
         optimizer=args.optimizer,
+        gradients=args.gradients,
         dropout=args.mode == "train",
         inputs=args.inputs,
         batch=args.batch,

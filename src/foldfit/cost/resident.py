@@ -51,6 +51,8 @@ def resident_bytes(problem: Problem, align: int, hosted: Collection[str] = ()) -
         "workspace": workspace_bytes(problem),
         "dropout seed": max(SEED, align) if problem.dropout else 0,
     }
+    if problem.gradients == "accumulated":
+        resident["gradients so far"] = parameters
     if problem.launch == "graph":
         # Inputs and masks are copied to where the graph reads them, results out of it; the capture's stream has its own handles.
         resident["graph"] = resident["inputs"] + resident["masks"] + sum(outputs.values()) + resident["workspace"]

@@ -104,12 +104,21 @@ def measure(
     one at most three times the promise counts, since it may also compile kernels. Warm-ups are given up first.
 
     Under the meter a captured plan is replayed too: its graphs use memory that the allocator does not count as allocated.
-    An inference runs forward; a training step forward, backward from random output gradients, and the optimizer. Raises
+    An inference runs forward; a training step forward, backward from random output gradients, and the optimizer, beside gradients where
+    the plan says that they accumulate; afterwards there are none. Raises
     BadInput for a plan that is not for this model and these inputs; the promise is checked by `.check()` of the result.
     """
     state, masks = split_inputs(model, inputs)
     parameters = list(model.parameters())
-    alive = [*parameters, *(x for name, x in state.items() if name not in plan.hosted), *masks.values()]
+    model.zero_grad(set_to_none=True)
+    for p in parameters if plan.problem.gradients == "accumulated" else ():
+        p.grad = torch.zeros_like(p) if p.requires_grad else None
+    alive = [
+        *parameters,
+        *(p.grad for p in parameters if p.grad is not None),
+        *(x for name, x in state.items() if name not in plan.hosted),
+        *masks.values(),
+    ]
     if optimizer:
         alive += [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
     cuda, eager = plan.problem.device_type == "cuda", plan.problem.launch == "eager"
@@ -148,6 +157,7 @@ def measure(
         times.append(clock(cuda) - start)
     waits = model.ranks.waits or []
     model.ranks.waits = None
+    model.zero_grad(set_to_none=True)
     timed = sorted(times[min(warmup, len(times) - 1) :]) if times else []
     times = timed or [metered]
     return Measured(
@@ -204,7 +214,8 @@ def once(
     if train:
         if optimizer:
             optimizer.step()
-        model.zero_grad(set_to_none=True)
+        if plan.problem.gradients == "fresh":
+            model.zero_grad(set_to_none=True)
 
 
 def clock(cuda: bool) -> float:

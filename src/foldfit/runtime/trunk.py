@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -17,13 +18,15 @@ from foldfit.problem import Stack
 from foldfit.runtime.apply import State
 from foldfit.runtime.captured import Replay, captured
 from foldfit.runtime.check import check_inputs, check_plan
-from foldfit.runtime.default import default_plan
+from foldfit.runtime.default import UNLIMITED, default_plan
 from foldfit.runtime.executor import Executor, Watch
 from foldfit.runtime.ranks import ALONE, Ranks, checksum
 from foldfit.stacks import StackSpec, check_together, stack_spec
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+FRESH = "plan with gradients='accumulated', or set them to None before a step"
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -94,6 +97,9 @@ class Trunk(nn.Module):
             check_plan(self, plan)
             batch, state, masks = check_inputs(self, plan, state, masks, train, {p.dtype for p in parameters})
         self.agree(plan, masks)
+        if train and plan.problem.gradients == "fresh" and plan.promised.peak_bytes < UNLIMITED:
+            if any(p.grad is not None for p in parameters):
+                warnings.warn(f"gradients of an earlier step are there, which the plan's promise leaves out: {FRESH}", stacklevel=3)
         names = list(state)
         run: Executor | Replay
         if plan.problem.launch == "graph":
