@@ -151,6 +151,7 @@ def test_two_runs_at_once_have_a_buffer_each() -> None:
         for state in (first, second):
             x = {name: t.clone().requires_grad_() for name, t in state.items()}
             torch.manual_seed(1)
+            job.model.zero_grad()
             runs.append((x, job.model.run(x, {}, plan)))
             if not together:
                 runs[-1][1]["m"].square().sum().backward()
