@@ -35,7 +35,7 @@ def test_python_is_told_in_the_same_words(wrong):
     ("wrong", "words"),
     [
         ({"memory": 16e9}, "memory: expected bytes"), ({"host_memory": 1e9}, "host_memory: expected bytes"),
-        ({"providers": ["zz"]}, "providers: expected some of cueq"), ({"providers": "zz"}, "providers: expected some of cueq"),
+        ({"providers": ["zz"]}, "providers: expected cueq"), ({"providers": "zz"}, "providers: expected cueq"),
     ],
 )  # fmt: skip
 def test_arguments_without_sense_are_a_line(wrong, words):

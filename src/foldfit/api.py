@@ -12,7 +12,7 @@ from foldfit.planner.api import Outlook, Row
 from foldfit.planner.lengths import longest_n_res
 from foldfit.plans import Plan
 from foldfit.problem import Gradients, Launch, Mode, Optimizer, Precision, Problem, Stack
-from foldfit.stacks.kernels import PROVIDERS
+from foldfit.stacks.kernels import known_providers
 from foldfit.units import parse_host_memory, parse_memory
 
 if TYPE_CHECKING:
@@ -44,10 +44,7 @@ def problem_of(
     providers: Iterable[str] = (),
 ) -> tuple[Problem, Device]:
     """The problem that the arguments of `plan` name, and its device. Raises BadInput."""
-    named = (providers,) if isinstance(providers, str) else tuple(providers)
-    for name in named:
-        if name not in PROVIDERS:
-            raise BadInput(f"providers: expected some of {', '.join(PROVIDERS)}, got {name!r}")
+    named = known_providers((providers,) if isinstance(providers, str) else providers)
     found = replace(device if isinstance(device, Device) else local_device(str(device)), costs=costs, providers=named)
     stored = ""
     given = tuple(model) if isinstance(model, Iterable) else ()

@@ -5,7 +5,8 @@ import pytest
 
 from foldfit.cost.devices import COLLECTIVE_CALL, find_device
 from foldfit.cost.memory import Setting
-from foldfit.cost.sizes import Shapes
+from foldfit.cost.seconds import updating
+from foldfit.cost.sizes import Shapes, shapes_of
 from foldfit.errors import BadInput, NotSupported
 from foldfit.planner.api import plan_problem
 from foldfit.planner.build import make_plan
@@ -13,7 +14,7 @@ from foldfit.planner.calls import calls
 from foldfit.planner.clocks import host_decides
 from foldfit.planner.layouts import Passage
 from foldfit.planner.lengths import longest_n_res
-from foldfit.planner.options import option_table
+from foldfit.planner.options import hardly_hidden, option_table, setting_of
 from foldfit.planner.ranks import compare_ranks
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
@@ -113,3 +114,20 @@ def test_pieces_make_room_for_longer_proteins():
     assert four > 1.9 * one
     plan = plan_problem(msgspec.structs.replace(over_all, n_res=four), DEVICE)
     assert any(c.piece_rows for c in plan.choices["a"])
+
+
+@pytest.mark.parametrize(
+    ("relays", "pieces", "left"), [(0, 0, 0), (9, 0, 0), (12, 0, 2), (0, 5, 0), (0, 8, 2), (4, 5, 0), (6, 5, 1), (1, 8, 2)]
+)
+def test_pieces_hide_behind_the_update_and_relays_behind_all(relays, pieces, left):
+    """Of 10 seconds, 6 of which update."""
+    assert hardly_hidden(relays, pieces, 10.0, 0.6) == pytest.approx(left)
+
+
+@pytest.mark.parametrize("name", ["triangle_multiplication_outgoing", "pair_transition"])
+def test_a_part_of_a_sub_module_updates(name):
+    of = over(4)
+    sub = next(s for s in option_table(of, DEVICE).stacks[0].sub_modules if s.spec.name == name).spec
+    setting = setting_of(of, shapes_of(of, of.stacks[0])[1])
+    part = updating(sub, sub.kernels["triton"]["cuda"], Choice("triton", 32, 32), setting, DEVICE, "bf16")
+    assert part == 1 if name == "pair_transition" else 0.5 < part < 0.95

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from foldfit.cli import problem as flags
-from foldfit.errors import BadInput
+from foldfit.cli.outputs import refuse_to_overwrite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +24,8 @@ def main(args: argparse.Namespace) -> None:
     from foldfit.planner.api import as_graphs, plan_problem
     from foldfit.units import format_seconds
 
-    if args.output and Path(args.output).is_file() and not args.force:
-        raise BadInput(f"{args.output} exists: give another name, or --force")
+    if args.output:
+        refuse_to_overwrite([Path(args.output)], args.force)
     problem, device = flags.problem_of(args)
     plan = plan_problem(problem, device, args.policy, args.solver)
     if args.output:

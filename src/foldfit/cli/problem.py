@@ -8,7 +8,7 @@ from typing import Literal
 from foldfit.cost.devices import Device, find_device
 from foldfit.errors import BadInput
 from foldfit.problem import Problem, Stack
-from foldfit.stacks.kernels import PROVIDERS
+from foldfit.stacks.kernels import known_providers
 from foldfit.units import parse_host_memory, parse_memory
 
 
@@ -72,15 +72,6 @@ def widths_of(given: list[str]) -> dict[str, int]:
     return out
 
 
-def providers_of(text: str) -> tuple[str, ...]:
-    """Raises BadInput."""
-    names = tuple(name for name in text.split(",") if name)
-    for name in names:
-        if name not in PROVIDERS:
-            raise BadInput(f"--providers {text}: expected {', '.join(PROVIDERS)}")
-    return names
-
-
 def device_of(name: str) -> tuple[Device, Literal["cpu", "cuda"]]:
     """The device and its type. `cuda` asks torch which card this machine has."""
     if name == "cuda":
@@ -107,7 +98,7 @@ def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Prob
     if len(gpus) > 1:
         raise BadInput(f"--gpus {args.gpus}: expected one number")
     device, kind = device_of(args.device)
-    device = replace(device, costs=args.costs, providers=providers_of(args.providers))
+    device = replace(device, costs=args.costs, providers=known_providers(filter(None, args.providers.split(","))))
     names = args.stack.split(",")
     for name in names:
         if name not in STACKS:

@@ -20,6 +20,7 @@ def main(args: argparse.Namespace) -> None:
 
     from foldfit.bench.results import NAMES, read_results
     from foldfit.cli.gather import run_of, sheet_of
+    from foldfit.cli.outputs import refuse_to_overwrite
     from foldfit.errors import BadInput
     from foldfit.plans import Plan, write_text
     from foldfit.report import curves
@@ -41,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
         if (measured["promised_peak_bytes"], measured["promised_seconds"]) != (plan.promised.peak_bytes, plan.promised.seconds):
             raise BadInput(f"{folder}: measured.json is of another plan than plan.json: run this one again, with --force")
         found.append((folder.resolve().name, plan, measured))
-    refuse_to_overwrite(args, [output])
+    refuse_to_overwrite([output], args.force)
     peers = [peers_of(plan, measured, read_peers(args.peers)) if args.peers else [] for _, plan, measured in found]
     if args.peers and not any(peers):
         raise BadInput(f"{args.peers} has no peer that ran the problem of one of these runs on its device")
@@ -56,17 +57,9 @@ def main(args: argparse.Namespace) -> None:
         f"{i}-{sheet.name}-scaling.svg": curves.scaling(sheet.series) for i, sheet in enumerate(sheets, len(runs) + 1) if sheet.series
     }
     if args.pictures:
-        refuse_to_overwrite(args, [Path(args.pictures) / name for name in files])
+        refuse_to_overwrite([Path(args.pictures) / name for name in files], args.force)
         for name, svg in files.items():
             write_text(Path(args.pictures) / name, alone(svg))
     write_text(output, page(runs, drawn, overview, sheets))
     out = {"report": str(output), "runs": len(runs), "benches": len(benches), "pictures": len(files)}
     print(json.dumps(out) if args.json else f"{len(runs)} runs, {len(benches)} benches, {len(files)} pictures in {output}")
-
-
-def refuse_to_overwrite(args: argparse.Namespace, paths: list[Path]) -> None:
-    from foldfit.errors import BadInput
-
-    for path in paths:
-        if path.exists() and not args.force:
-            raise BadInput(f"{path} exists: give another name, or --force")

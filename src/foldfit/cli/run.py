@@ -85,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
 def check_outputs(args: argparse.Namespace) -> None:
     """Raises BadInput, before anything runs, where an output is there, is given twice or cannot be written, MissingEnvironment on a full
     disk. The plan that runs may lie among them."""
+    from foldfit.cli.outputs import refuse_to_overwrite
     from foldfit.errors import BadInput
     from foldfit.plans import check_folder
 
@@ -95,8 +96,8 @@ def check_outputs(args: argparse.Namespace) -> None:
         if path.resolve() in known:
             raise BadInput(f"{path} is given twice: one output would overwrite another")
         known.add(path.resolve())
-        if path.exists() and not args.force and not (path.name == "plan.json" and path.samefile(args.plan)):
-            raise BadInput(f"{path} exists: give another name, or --force")
+        if not (path.name == "plan.json" and path.exists() and path.samefile(args.plan)):
+            refuse_to_overwrite([path], args.force)
     for folder in dict.fromkeys(path.parent for path in paths):
         check_folder(folder)
 

@@ -118,13 +118,13 @@ class Outlook:
 
 def frontier(problem: Problem, device: Device | None = None, points: int = 12) -> Outlook:
     """The memory-time frontier, from one solve. Raises DoesNotFit where not even the next larger card suffices."""
+    if points < 1:
+        raise BadInput(f"points: expected at least 1, got {points}")
     device = device or find_device(problem.device)
     sizes = {d.memory - d.reserved for d in GPUS}
     top = min((size for size in sizes if size > problem.memory), default=problem.memory)
     refuse_hopeless(msgspec.structs.replace(problem, host_memory=0, memory=top))
     table = option_table(msgspec.structs.replace(problem, host_memory=0), device)
-    if points < 1:
-        raise BadInput(f"points: expected at least 1, got {points}")
     curve = frontier_of(table, top)
     useful = np.array([i for i in np.flatnonzero(np.isfinite(curve.seconds)) if i == 0 or curve.seconds[i] < curve.seconds[i - 1]])
     steps = np.log(curve.limits[useful])  # as many per doubling: the first GiB are the dear ones

@@ -26,8 +26,6 @@ from foldfit.stacks import StackSpec, check_together, stack_spec
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-FRESH = "plan with gradients='accumulated', or set them to None before a step"
-
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -99,7 +97,11 @@ class Trunk(nn.Module):
         self.agree(plan, masks)
         if train and plan.problem.gradients == "fresh" and plan.promised.peak_bytes < UNLIMITED:
             if any(p.grad is not None for p in parameters):
-                warnings.warn(f"gradients of an earlier step are there, which the plan's promise leaves out: {FRESH}", stacklevel=3)
+                warnings.warn(
+                    "gradients of an earlier step are there, which the plan's promise leaves out: plan with gradients='accumulated', "
+                    "or set them to None before a step",
+                    stacklevel=3,
+                )
         names = list(state)
         run: Executor | Replay
         if plan.problem.launch == "graph":
@@ -150,7 +152,7 @@ class Differentiable(torch.autograd.Function):
                 "an input, an output or a parameter of a planned step was changed in place before its backward, which reads it: "
                 "change a copy, or run backward first"
             )
-        del versions
+        del versions  # backward lets go of what it holds
         copies = {name: g.clone(memory_format=torch.contiguous_format) for name, g in zip(ctx.last, grads, strict=True)}
         d_state, gradients = executor.backward(copies, ctx.parameters)
         del copies

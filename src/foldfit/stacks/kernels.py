@@ -1,7 +1,9 @@
 """Which kernels can run which sub-module, by device type."""
 
+from collections.abc import Iterable
 from typing import Any
 
+from foldfit.errors import BadInput
 from foldfit.stacks import attention_kernels as attention
 from foldfit.stacks import cueq_kernels as cueq
 from foldfit.stacks import pair_kernels as pair
@@ -28,6 +30,15 @@ EITHER = ("c", "u")
 """Of a transition by Triton: ops/triton_transition.py."""
 LONG_ROWS = (("bf16", 1024),)
 """Of attention on NVIDIA Hopper: ops/hopper_attention.py."""
+
+
+def known_providers(names: Iterable[str]) -> tuple[str, ...]:
+    """Raises BadInput for one that is none."""
+    found = tuple(names)
+    for name in found:
+        if name not in PROVIDERS:
+            raise BadInput(f"providers: expected {', '.join(PROVIDERS)}, got {name!r}")
+    return found
 
 
 def anywhere(update: Phase, share: Phase | None = None) -> dict[str, Kernel]:
