@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from foldfit.cost.devices import find_device
 from foldfit.plans import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,8 @@ GRACE = 20
 
 @dataclass(frozen=True)
 class Step:
-    """`command`: Python's arguments, with {out}, {device} and {minutes}, as long as it may take at most."""
+    """`command`: Python's arguments, with {out}, {device}, {minutes}, as long as it may take at most, and {room}, what it may give
+    to tensors, GiB."""
 
     name: str
     gpus: int
@@ -41,23 +43,30 @@ def beside(*parts: str) -> str:
     return f"-m benchmarks.side_by_side --device {{device}} --json {{out}}/{parts[0]}.json --only {' '.join(parts)}"
 
 
+def study(gpus: int) -> str:
+    runs = "--repeat 3 --warmup 0 --budget 200"
+    return f"-m foldfit bench study --device cuda --limits V100-32GB,{{room}}GiB --gpus {gpus} {runs} -o {{out}}/study{gpus}"
+
+
 STEPS = (
+    Step("captured", 2, 2, "benchmarks/captured_collectives.py --gpus 2 --json {out}/captured.json"),
     Step("step", 1, 5, beside("step")),
+    Step("extra", 1, 3, beside("extra")),
+    Step("study1", 1, 5, study(1)),
     Step("infer", 1, 4, beside("infer")),
+    Step("doctor", 1, 6, "-m foldfit doctor --kernels --json"),
+    Step("compiled", 1, 3, "benchmarks/compiled.py --json {out}/compiled.json --patience 60 --seconds 120"),
     Step("frontier", 1, 4, beside("frontier")),
     Step("attention", 1, 4, beside("attention", "triangle")),
-    Step("doctor", 1, 6, "-m foldfit doctor --kernels --json"),
     Step("longest", 1, 3, beside("longest")),
     Step("promise", 1, 6, "benchmarks/promise.py run -o {out}/promise --minutes {minutes}"),
-    Step("compiled", 1, 2, "benchmarks/compiled.py --json {out}/compiled.json"),
     Step("sanitize", 1, 3, "-m benchmarks.sanitize -o {out}/sanitize --minutes {minutes}"),
     Step("moments", 1, 3, "benchmarks/moments_gpu.py --json {out}/moments.json"),
-    Step("captured", 2, 2, "benchmarks/captured_collectives.py --gpus 2 --json {out}/captured.json"),
-    Step("ranks4", 4, 6, "benchmarks/ranks.py --out {out}/ranks4 --device {device} --gpus 4 --minutes {minutes} --compiled"),
-    Step("ranks2", 2, 6, "benchmarks/ranks.py --out {out}/ranks2 --device {device} --gpus 2 --minutes {minutes} --compiled"),
-    Step("ranks1", 1, 6, "benchmarks/ranks.py --out {out}/ranks1 --device {device} --gpus 1 --minutes {minutes} --compiled"),
-    Step("study4", 4, 6, "-m foldfit bench study --device cuda --gpus 4 -o {out}/study4"),
-    Step("study2", 2, 6, "-m foldfit bench study --device cuda --gpus 2 -o {out}/study2"),
+    Step("ranks4", 4, 5, "benchmarks/ranks.py --out {out}/ranks4 --gpus 4 --minutes {minutes} --compiled"),
+    Step("ranks2", 2, 6, "benchmarks/ranks.py --out {out}/ranks2 --gpus 2 --minutes {minutes} --compiled"),
+    Step("ranks1", 1, 6, "benchmarks/ranks.py --out {out}/ranks1 --gpus 1 --minutes {minutes} --compiled"),
+    Step("study4", 4, 6, study(4)),
+    Step("study2", 2, 6, study(2)),
 )
 """The most wanted first; of one GPU before those of several, which wait until enough are free."""
 SMALL = (
@@ -76,13 +85,14 @@ def planned(args: argparse.Namespace) -> None:
 
 
 def compiled(args: argparse.Namespace, until: float) -> None:
-    """The kernels of every precision, a process each."""
+    """The kernels of every precision, a process each, in half of the time at most."""
+    begin = time.time()
     own = "-m foldfit profile --all --compile all --device cuda --precisions"
     running = [
         started(f"{own} {precision}", args.output / f"compile_{precision}.log", [i % args.gpus]) for i, precision in enumerate(PRECISIONS)
     ]
-    for process in running:
-        ended(process, until)
+    codes = [ended(process, (begin + until) / 2) for process in running]
+    print(f"compiled: {dict(zip(PRECISIONS, codes, strict=True))}, {time.time() - begin:.0f} s", flush=True)
 
 
 def started(command: str, log: Path, gpus: list[int]) -> subprocess.Popen:
@@ -120,7 +130,8 @@ def drive(args: argparse.Namespace) -> None:
     if args.device != "cpu":
         if any(s.name == "promise" for s in waiting):
             planned(args)
-        compiled(args, until)
+        if not args.compiled:
+            compiled(args, until)
     free, running = list(range(args.gpus)), []
     while waiting or running:
         left = (until - time.time()) / 60
@@ -131,7 +142,8 @@ def drive(args: argparse.Namespace) -> None:
             elif step.gpus <= len(free):
                 gpus, free = free[: step.gpus], free[step.gpus :]
                 minutes = min(step.minutes, left - GRACE / 60)
-                command = step.command.format(out=args.output.resolve(), device=args.device, minutes=round(minutes - 0.2, 2))
+                names = {"out": args.output.resolve(), "device": args.device, "minutes": round(minutes - 0.2, 2), "room": args.room}
+                command = step.command.format(**names)
                 process = started(command, args.output / f"{step.name}.log", gpus)
                 running.append((step, process, gpus, time.time(), time.time() + 60 * minutes))
                 waiting.remove(step)
@@ -161,11 +173,13 @@ def main() -> None:
     )
     parser.add_argument("--gpus", type=int, default=0, help="how many (default: all)")
     parser.add_argument("--only", nargs="+", metavar="STEP", choices=sorted({s.name for s in (*STEPS, *SMALL)}))
+    parser.add_argument("--compiled", action="store_true", help="this machine has run all kernels before: none is compiled ahead")
     args = parser.parse_args()
     if args.device == "cuda":
         from foldfit.profile.here import cuda_device
 
         args.device = cuda_device().name
+    args.room = int(0.935 * find_device(args.device).memory / 2**30)
     if not args.gpus:
         import torch
 

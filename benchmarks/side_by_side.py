@@ -293,15 +293,18 @@ def steps(device: Device) -> list[Callable[[], dict]]:
     rows: list[Callable[[], dict]] = []
     for n_seq, n_res, limits in shapes:
         rows += [partial(planned, {"what": "step"}, "evoformer", n_seq, n_res, 48, limit, device) for limit in limits]
-    extra = ((1024, 256, 3.6e9), (1024, 384, 8.069e9), (5120, 384, 22.59e9))
-    for n_seq, n_res, limit in extra:
-        rows.append(partial(planned, {"what": "extra"}, "extra_msa", n_seq, n_res, 4, limit, device))
-    rows += [partial(same_as_fp32, name) for name in openfold.KERNELS]
     for name in openfold.KERNELS:
-        rows += [partial(peer_stack, {"what": "step"}, name, n_seq, n_res, 48, "bf16", True) for n_seq, n_res, _ in shapes]
-        if name == "OpenFold":
-            rows += [partial(peer_stack, {"what": "extra"}, name, *sizes, 4, "bf16", True, extra=True) for *sizes, _ in extra]
+        rows.append(partial(same_as_fp32, name))
+        rows += [partial(peer_stack, {"what": "step"}, name, n_seq, n_res, 48, "bf16", True) for n_seq, n_res, _ in reversed(shapes)]
     return rows
+
+
+def extra(device: Device) -> list[Callable[[], dict]]:
+    """A step of the extra MSA's stack, of which peers have PyTorch's kernels alone."""
+    shapes = ((1024, 256, 3.6e9), (1024, 384, 8.069e9), (5120, 384, 22.59e9))
+    ours = [partial(planned, {"what": "extra"}, "extra_msa", *sizes, 4, limit, device) for *sizes, limit in shapes]
+    theirs = [partial(peer_stack, {"what": "extra"}, "OpenFold", *sizes, 4, "bf16", True, extra=True) for *sizes, _ in shapes]
+    return [*ours, partial(same_as_fp32, "OpenFold"), *theirs]
 
 
 def frontier(device: Device) -> list[Callable[[], dict]]:
@@ -336,7 +339,7 @@ def main() -> None:
     parser.add_argument("--device", default="H200")
     parser.add_argument("--costs", default="")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parts = ["attention", "triangle", "step", "frontier", "infer", "longest"]
+    parts = ["attention", "triangle", "step", "extra", "frontier", "infer", "longest"]
     parser.add_argument("--only", nargs="+", default=parts, choices=parts)
     args = parser.parse_args()
     device = replace(find_device(args.device), costs=args.costs)
@@ -353,6 +356,7 @@ def main() -> None:
             )
         ],
         "step": steps(device),
+        "extra": extra(device),
         "frontier": frontier(device),
         "infer": inference(device),
         "longest": longest(device),
