@@ -6,7 +6,7 @@
 Each case is a run of its own by torchrun, ended after `--patience` seconds: what hangs says so. Microseconds a collective, beyond the
 same products without: `eager`, where the host calls it, `graph`, of replays. Cases: `plain`; `expandable`: PyTorch's expandable segments,
 as foldfit's meter sets them, NCCL registering no buffers; `registering`: the same while it does, with which whole steps hung on H100s;
-`unmixed`: NCCL without the event by which it keeps graphs and other calls apart; `timed`: two events for the host around each.
+`unmixed`: NCCL without the event by which it keeps graphs and other calls apart.
 """
 
 import argparse
@@ -29,7 +29,6 @@ CASES: dict[str, dict[str, str]] = {
     "plain": {"NCCL_GRAPH_REGISTER": "1"},
     "expandable": {"EXPANDABLE": "1", "NCCL_GRAPH_REGISTER": "0"},
     "unmixed": {"EXPANDABLE": "1", "NCCL_GRAPH_REGISTER": "0", "NCCL_GRAPH_MIXING_SUPPORT": "0"},
-    "timed": {"EXPANDABLE": "1", "NCCL_GRAPH_REGISTER": "0", "TIMED": "1"},
     "registering": {"EXPANDABLE": "1", "NCCL_GRAPH_REGISTER": "1"},
 }
 SIZES = (2**20, 25 * 2**20)
@@ -90,23 +89,17 @@ def work(cuda: bool) -> None:
     if os.environ.get("EXPANDABLE") and cuda:
         exact_allocator()
     dist.init_process_group("nccl" if cuda else "gloo")
-    device, timed = "cuda" if cuda else "cpu", bool(os.environ.get("TIMED")) and cuda
+    device = "cuda" if cuda else "cpu"
     n, in_a_row = (2048, IN_A_ROW) if cuda else (64, 2)
     a = torch.randn(n, n, device=device)
     for size in SIZES:
         x = torch.randn(size // 4, device=device)
         for name, call in {"": lambda: None, **collectives(x, dist.get_world_size())}.items():
 
-            def run(call: Callable[[], None] = call, name: str = name) -> None:
+            def run(call: Callable[[], None] = call) -> None:
                 for _ in range(in_a_row):
                     torch.mm(a, a)
-                    external = cuda and torch.cuda.is_current_stream_capturing()
-                    events = [torch.cuda.Event(enable_timing=True, external=external) for _ in range(2)] if timed and name else []
-                    for event in events[:1]:
-                        event.record()
                     call()
-                    for event in events[1:]:
-                        event.record()
 
             took = {"eager": seconds(run, cuda)} | ({"graph": seconds(captured(run), cuda)} if cuda else {})
             if not name:

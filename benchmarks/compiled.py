@@ -28,13 +28,18 @@ from torch import Tensor, nn
 from foldfit.model import SUB_MODULES, SubModule
 from foldfit.ops import KERNELS, Ops
 from foldfit.profile.options import captured, repeated
-from foldfit.runtime.apply import mapped
 from foldfit.runtime.graphs import stream_of
+from foldfit.runtime.rows import view
 from foldfit.stacks import stack_spec
-from foldfit.stacks.spec import SubModuleSpec
+from foldfit.stacks.spec import Axis, SubModuleSpec
 
 SPECS = {spec.name: spec for spec in stack_spec("evoformer").sub_modules}
 WHO = ("reference", "compiled", "triton")
+
+
+def mapped(x: Tensor, axis: Axis) -> Tensor:
+    """All rows, the mapped axis first."""
+    return view(x, axis[1], 0, x.shape[axis[1]])
 
 
 class Update(nn.Module):

@@ -127,8 +127,8 @@ def plan_of(problem: Problem, device: Device, policy: str) -> Plan:
     table = option_table(problem, device)
     if policy == "gathered":
         table = replace(table, stacks=tuple(replace(s, sub_modules=tuple(map(gathered, s.sub_modules))) for s in table.stacks))
-    own = policy == "pieces" and problem.axial > 1
-    return make_plan(table, "benchmarks.ranks:pieces" if own else "auto" if policy in ("pieces", "gathered") else policy)
+    names = {"pieces": "benchmarks.ranks:pieces", "gathered": "auto"}
+    return make_plan(table, names.get(policy, policy))
 
 
 def gathered(sub):

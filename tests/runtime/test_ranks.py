@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from foldfit.errors import BadInput
 from foldfit.plans import Choice, Plan
-from foldfit.runtime.ranks import Ranks, bounds, packed, unpack
+from foldfit.runtime.ranks import Ranks, bounds, packed, pairs, unpack
 from foldfit.runtime.shards import shard, unshard
 from foldfit.runtime.trunk import Trunk
 from tests import small
@@ -197,17 +197,28 @@ def test_rows_of_all_ranks_are_all_rows():
             assert max(lengths) - min(lengths) <= 1 and lengths == sorted(lengths, reverse=True)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4, 6, 128])
+@pytest.mark.parametrize("ends", [(3, 7), (2, 4, 6, 8), (2, 5, 8), (7,), (0, 4, 4)])
+@pytest.mark.parametrize("channels", [1, 4, 6])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_what_is_relaid_is_the_same_to_the_byte(channels, dtype):
-    """In words of 8 bytes or not, from anywhere."""
-    x = torch.randn(5, 7, channels + 1).to(dtype)[..., 1:]
+def test_what_is_relaid_is_the_same_to_the_byte(dtype, channels, ends):
+    """In words of 8 bytes or not, as one copy or several, from anywhere."""
+    x = torch.randn(5, ends[-1], channels + 1).to(dtype)[..., 1:]
     x[0, 0, 0], x[1, 2, 0] = torch.nan, -0.0
+
+    def parts(whole: torch.Tensor) -> list[torch.Tensor]:
+        return [whole[:, a:b] for a, b in zip((0, *ends), ends, strict=False)]
+
     for whole in (x, x.contiguous()):
-        parts = [whole[:, :3], whole[:, 3:]]
-        flat, out = packed(parts), torch.zeros(5, 7, channels, dtype=dtype)
-        unpack(flat, [out[:, :3], out[:, 3:]])
+        flat, out = packed(parts(whole)), torch.zeros(x.shape, dtype=dtype)
+        assert torch.equal(flat.view(torch.uint8), torch.cat([p.flatten() for p in parts(whole)]).view(torch.uint8))
+        unpack(flat, parts(out))
         assert torch.equal(out.view(torch.uint8), x.contiguous().view(torch.uint8))
+
+
+def test_parts_that_are_alike_are_one_copy():
+    x = torch.zeros(5, 8, 3)
+    assert [part.shape for _, part in pairs(x.flatten(), [x[:, a : a + 2] for a in range(0, 8, 2)])] == [(4, 5, 2, 3)]
+    assert len(list(pairs(x.flatten(), [x[:, :3], x[:, 3:]]))) == 2
 
 
 def test_alone_is_no_group():

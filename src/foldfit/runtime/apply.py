@@ -18,7 +18,7 @@ from foldfit.plans import Choice
 from foldfit.runtime import pieces
 from foldfit.runtime.parameters import Gradients, bound, leaves_of
 from foldfit.runtime.ranks import ALONE, Ranks
-from foldfit.runtime.rows import leaf, slices, take, view
+from foldfit.runtime.rows import copy, dense, leaf, slices, take, view
 from foldfit.runtime.windows import Away, windows
 from foldfit.stacks.spec import Axis
 
@@ -104,11 +104,11 @@ def share(call: Call, module: SubModule, x: Tensor, mask: Tensor, graphs: list[G
         if graphs is not None:
             graphs.append(Graph([part], [get_gradient_edge(o) for o in out if o.requires_grad]))
         del part
-        if rows >= total and (call.ranks.size == 1 or call.choice.piece_rows):
+        if rows >= total and (call.ranks.size == 1 or (call.choice.piece_rows and all(o.is_contiguous() for o in out))):
             return tuple(o.detach() for o in out)
         buffers = buffers or tuple(o.new_empty(total, *o.shape[1:]) for o in out)
         for buffer, o in zip(buffers, out, strict=True):
-            buffer[first + start : first + stop] = o.detach()
+            copy(buffer[first + start : first + stop], o.detach())
         del out, o
     if first == last:  # a rank without rows: what others send has the shapes of nothing
         with torch.no_grad():
@@ -271,7 +271,7 @@ def backward_updates(
     if call.ranks.size > 1:
         d_shared = d_shared or [torch.zeros_like(s) for s in sources]
         for i in range(len(d_shared)):
-            d_shared[i] = d_shared[i].contiguous()
+            d_shared[i] = dense(d_shared[i])
             call.ranks.reduce(d_shared[i])
     return d_shared
 

@@ -15,7 +15,7 @@ from foldfit.ops.onto import onto
 from foldfit.ops.unread import unread
 from foldfit.runtime.parameters import Gradients, leaves_of
 from foldfit.runtime.ring import travel
-from foldfit.runtime.rows import leaf, view
+from foldfit.runtime.rows import dense, leaf, view
 
 if TYPE_CHECKING:
     from foldfit.runtime.apply import Call, State
@@ -135,7 +135,7 @@ class Backward:
         self.d_prepared = self.d_prepared or [torch.zeros_like(p) for p in prepared]
         for total, part in zip(self.d_prepared, d[len(x) :], strict=False):
             total += part
-        return tuple(part.contiguous() for part in d[len(x) + len(prepared) :])
+        return tuple(dense(part) for part in d[len(x) + len(prepared) :])
 
     def end(self) -> None:
         if self.d_prepared:

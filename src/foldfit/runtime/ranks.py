@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from foldfit.errors import BadInput, FoldfitError
 from foldfit.problem import relay_parts
+from foldfit.runtime.rows import copy
 
 Tensors = tuple[Tensor, ...]
 Works = list[dist.Work]
@@ -37,9 +39,6 @@ def layout_of(text: str) -> dict[str, int]:
     """ "m1 z0" -> {"m": 1, "z": 0}; "" -> {}, of a run on one rank."""
     return {word[:-1]: int(word[-1]) for word in text.split()}
 
-
-WORD = 8
-"""Bytes of the elements that a relay copies."""
 
 Mark = float | torch.cuda.Event
 """A moment, in seconds on the processor."""
@@ -280,25 +279,27 @@ class Begun:
 def packed(parts: list[Tensor]) -> Tensor:
     """One after the other."""
     flat = parts[0].new_empty(sum(part.numel() for part in parts))
-    for piece, part in zip(flat.split([part.numel() for part in parts]), parts, strict=True):
-        copy(piece.view(part.shape), part)
+    for piece, part in pairs(flat, parts):
+        copy(piece, part)
     return flat
 
 
 def unpack(flat: Tensor, parts: list[Tensor]) -> None:
-    for piece, part in zip(flat.split([part.numel() for part in parts]), parts, strict=True):
-        copy(part, piece.view(part.shape))
+    for piece, part in pairs(flat, parts):
+        copy(part, piece)
 
 
-def copy(target: Tensor, source: Tensor) -> None:
-    """In words of 8 bytes where both consist of such: PyTorch's copies between what does not lie in one piece go element by element."""
-    both = (target, source)
-    if all(
-        x.stride(-1) == 1 and all(n * x.element_size() % WORD == 0 for n in (x.shape[-1], x.storage_offset(), *x.stride()[:-1]))
-        for x in both
-    ):
-        target, source = (x.view(torch.int64) for x in both)
-    target.copy_(source)
+def pairs(flat: Tensor, parts: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Where each part lies in `flat`, and the part; all of them as one where they are alike and as far from each other, so that one
+    kernel copies them."""
+    first = parts[0]
+    steps = {b.storage_offset() - a.storage_offset() for a, b in pairwise(parts)}
+    if len(steps) == 1 and first.numel() and all((p.shape, p.stride()) == (first.shape, first.stride()) for p in parts):
+        together = first.as_strided((len(parts), *first.shape), (*steps, *first.stride()))
+        yield flat.view(together.shape), together
+    else:
+        for piece, part in zip(flat.split([part.numel() for part in parts]), parts, strict=True):
+            yield piece.view(part.shape), part
 
 
 def most_elements(whole: tuple[int, ...], size: int) -> int:

@@ -23,6 +23,30 @@ def take(x: Tensor, axis: int, start: int, stop: int) -> Tensor:
     return view(x, axis, start, stop).contiguous()
 
 
+WORD = 8
+"""Bytes of the elements that are copied, where that goes."""
+
+
+def copy(target: Tensor, source: Tensor) -> None:
+    """In words of 8 bytes where both consist of such: PyTorch's copies between what does not lie in one piece go element by element."""
+    both = (target, source)
+    if all(
+        x.stride(-1) == 1 and all(n * x.element_size() % WORD == 0 for n in (x.shape[-1], x.storage_offset(), *x.stride()[:-1]))
+        for x in both
+    ):
+        target, source = (x.view(torch.int64) for x in both)
+    target.copy_(source)
+
+
+def dense(x: Tensor) -> Tensor:
+    """x, or a copy that lies in one piece."""
+    if x.is_contiguous():
+        return x
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    copy(out, x)
+    return out
+
+
 def leaf(x: Tensor) -> Tensor:
     """x as the start of a graph of its own."""
     return x.detach().requires_grad_(torch.is_grad_enabled())
