@@ -16,6 +16,7 @@ from foldfit.bench.planned import only
 from foldfit.cost.devices import Device
 from foldfit.errors import BadInput, DoesNotFit
 from foldfit.planner.build import make_plan
+from foldfit.planner.lengths import longest_n_res
 from foldfit.planner.options import Option, OptionTable, SubModuleOptions, option_table
 from foldfit.planner.policies import POLICIES, BlockChoice
 from foldfit.plans import Plan
@@ -184,22 +185,13 @@ def policy_of(blocks: list[BlockChoice]) -> Callable[[OptionTable], list[BlockCh
     return lambda table: blocks
 
 
-def longest(p: Problem, device: Device, limit: int, guess: int) -> int:
-    """The largest n_res under the limit, within 0.2 %: need grows with about its square."""
-    last, n = 0, guess
-    while abs(n - last) > 0.0005 * n:
-        last, n = n, int(n * (limit / least(msgspec.structs.replace(p, n_res=n), device)) ** 0.5)
-    return int(0.998 * n)
-
-
 def cards(device: Device) -> Iterator[Promise]:
     """The smaller ones first."""
-    guesses = {"infer": 3100, "train": 1660}
-    for card, last in zip(CARDS, (CARDS[0], *CARDS), strict=False):
+    for card in CARDS:
         for mode, blocks in (("infer", 1), ("train", 2)):
             limit = card * 10**9
             p = problem(device, "evoformer", 128, 1, blocks, mode=mode, memory=int(ALLOCATED * limit))
-            n = guesses[mode] = longest(p, device, p.memory, round(guesses[mode] * (card / last) ** 0.5))
+            n = longest_n_res(p, device)
             for n_res, note in ((n, f" {card} GB, longest"), (round(1.05 * n), f" {card} GB, 1.05 x")):
                 yield replace(promise("cards", msgspec.structs.replace(p, n_res=n_res), device, note=note), fraction=limit)
 
