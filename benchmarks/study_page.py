@@ -1,4 +1,4 @@
-"""docs/study.md of the result files of `foldfit bench study`: measured on H100s, and predicted for the study's own card.
+"""docs/study.md of the result files of `foldfit bench study`: measured on H100s and on an H200, and predicted for the study's own card.
 
 python benchmarks/study_page.py
 """
@@ -11,7 +11,8 @@ from foldfit.plans import write_text
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "study.md"
-MEASURED, PREDICTED = (ROOT / "benchmarks" / "results" / name for name in ("study_h100", "study_v100_predicted"))
+RESULTS = ROOT / "benchmarks" / "results"
+MEASURED, MORE, PREDICTED = "study_h100", "study_h200", "study_v100_predicted"
 MIB = 2**20
 
 HEAD = """# The study's tables
@@ -124,7 +125,9 @@ def excess(broken: Result) -> str:
     return f"broken: {broken.key}, by {(broken.peak - broken.promised_peak) / 1024:.0f} KiB"
 
 
-def measured_part(results: Results) -> str:
+def measured_part(folder: str) -> str:
+    """All rows of the card on which most were measured; of another one those that were."""
+    results = read_results(RESULTS / folder)
     pairs = rows(results)
     ran = [(row, r) for row, r in pairs if r.peak]
     ratio = [r.peak / r.promised_peak for _, r in ran]
@@ -138,9 +141,9 @@ def measured_part(results: Results) -> str:
         times = f"{min(beside):.0f} to {max(beside):.0f} times"
         faster = f"On one GPU `auto` within the study's memory, on a newer card by newer kernels, is {times} as fast as the study."
     text = f"""
-## Measured
+## Measured on an {results.device}
 
-`benchmarks/results/study_h100/study.json`: {results.machine}, {results.date}, torch {results.versions["torch"]}. Of {len(pairs)} rows
+`benchmarks/results/{folder}/study.json`: {results.machine}, {results.date}, torch {results.versions["torch"]}. Of {len(pairs)} rows
 {len(ran)} ran. Peak, measured / promised: {min(ratio):.4f} to {max(ratio):.4f}, {said}. {faster}
 MB are 2^20 bytes; "study" is what the study measured on V100s; the activation of a graph is its promise alone. Eager rows of small sizes
 take what the host needs to launch their kernels.
@@ -154,7 +157,7 @@ take what the host needs to launch their kernels.
         *what(row, r), theirs(row, row.peak), f"OOM: needs {mb(r.promised_peak)}" if refused(r) else mb(r.promised_peak), mb(r.peak),
         theirs(row, row.activation), mb(r.promised_activation), mb(r.activation), theirs(row, row.ms), ms(r.promised_seconds),
         ms(r.seconds), ms(r.exposed if r.seconds else r.promised_exposed), status(r),
-    ) for row, r in pairs])  # fmt: skip
+    ) for row, r in (pairs if folder == MEASURED else ran)])  # fmt: skip
 
 
 def status(r: Result) -> str:
@@ -166,8 +169,7 @@ def status(r: Result) -> str:
 
 
 def page() -> str:
-    measured = measured_part(read_results(MEASURED)) if MEASURED.is_dir() else ""
-    return HEAD + measured + predicted_part(rows(read_results(PREDICTED)))
+    return HEAD + measured_part(MEASURED) + measured_part(MORE) + predicted_part(rows(read_results(RESULTS / PREDICTED)))
 
 
 if __name__ == "__main__":

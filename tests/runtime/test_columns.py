@@ -154,3 +154,24 @@ def test_the_next_piece_is_on_its_way_before_rows_are_prepared(monkeypatch, back
     else:
         apply.forward(call, state, state["z"])
     assert events[:2] == ["pass on", "prepare"] and events.count("prepare") == 1
+
+
+@pytest.mark.parametrize("pieces", [0, 2])
+@pytest.mark.parametrize("run", ["forward", "record", "backward"])
+def test_what_goes_on_beside_begins_behind_the_share_and_before_the_update(monkeypatch, run, pieces):
+    """Before it, the gather would wait for it; behind it, nothing would hide it."""
+    events: list[str] = []
+    sub = triangle_multiplication("x", "", ("z", 0), C_Z, HIDDEN)
+    module, state, masks, grads = given(Case(sub, "reference", "fp32", {"z": (4, 4)}, {"z": C_Z}), DEVICE)
+    for name in ("share", "update", "finish"):
+        made = getattr(type(module), name)
+        monkeypatch.setattr(type(module), name, lambda *args, name=name, made=made: (events.append(name), made(*args))[1])
+    choice = Choice("reference", 4, 4, run != "record", piece_rows=pieces if run != "record" else 0)
+    call = Call(module, choice, masks, ranks=RingOfOne(), total=4, beside=lambda: events.append("beside"))
+    if run == "forward":
+        apply.forward(call, state, state["z"])
+    elif run == "record":
+        apply.record(call, state)
+    else:
+        apply.backward(call, state, None, grads, Gradients(list(module.parameters())))
+    assert events[:2] == ["share", "beside"] and events.count("beside") == 1

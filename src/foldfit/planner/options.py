@@ -11,7 +11,7 @@ import msgspec
 
 from foldfit.cost.collectives import gather, reduce_scatter
 from foldfit.cost.database import find_costs
-from foldfit.cost.devices import COLLECTIVE_CALL, Device
+from foldfit.cost.devices import COLLECTIVE_CALL, GRAPH_COLLECTIVE, HOSTS_TOGETHER, Device
 from foldfit.cost.host import away_seconds
 from foldfit.cost.interpolate import Corrections
 from foldfit.cost.memory import Setting, away_bytes, shared_bytes, sub_module_bytes
@@ -210,12 +210,14 @@ def over_ranks(
         shared, summed, way, back_way = 0.0, 0.0, *around(option, sub, setting, device)
     kernel = sub.kernels[option.choice.kernel][problem.device_type]
     part, ((seconds, back_seconds), host) = updating(sub, kernel, option.choice, setting, device, problem.precision), option.clocks
+    cuda, (number, back_number) = problem.device_type == "cuda", calls(option.choice, sub, passage, setting)
+    in_graph = GRAPH_COLLECTIVE if cuda and problem.launch == "graph" else 0.0
+    call, together = (COLLECTIVE_CALL, HOSTS_TOGETHER) if cuda else (0.0, 1.0)
     # The relays of what the sub-module does not touch are hidden behind it.
-    exposed = passage.seconds + shared + hardly_hidden(passage.hidden, way, seconds, part)
-    back_exposed = passage.back_seconds + summed + hardly_hidden(passage.hidden, back_way, back_seconds, part)
-    call = COLLECTIVE_CALL if problem.device_type == "cuda" else 0.0
-    taken = Seconds(seconds, back_seconds, *host).plus(
-        Seconds(exposed, back_exposed, *(call * n for n in calls(option.choice, sub, passage, setting)))
+    exposed = passage.seconds + shared + hardly_hidden(passage.hidden, way, seconds, part) + in_graph * number
+    back_exposed = passage.back_seconds + summed + hardly_hidden(passage.hidden, back_way, back_seconds, part) + in_graph * back_number
+    taken = Seconds(
+        seconds + exposed, back_seconds + back_exposed, together * (host[0] + call * number), together * (host[1] + call * back_number)
     )
     seconds, back_seconds = taken.by(problem.launch)
     return replace(
@@ -231,9 +233,8 @@ def over_ranks(
 
 
 def hardly_hidden(relays: float, pieces: float, seconds: float, updating: float) -> float:
-    """What is left of relays that go on beside a sub-module, and of pieces that do so beside that part of it in which it updates: one
-    after the other."""
-    return max(0.0, pieces - seconds * updating, relays + pieces - seconds)
+    """What is left of relays and pieces that go on beside that part of a sub-module in which it updates, one after the other."""
+    return max(0.0, relays + pieces - seconds * updating)
 
 
 def kernel_options(

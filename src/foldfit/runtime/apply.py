@@ -41,6 +41,8 @@ class Call:
     away: Away = Away()
     draw: Callable[[int], Tensor] | None = None
     """Of a sample, its `drop`."""
+    beside: Callable[[], None] = lambda: None
+    """Begins what goes on beside the update, once what ranks share is here: of collectives each waits for the one before."""
 
     def samples(self, count: int, back: bool = False) -> Iterator[int]:
         """One after the other, each with its dropout."""
@@ -145,6 +147,7 @@ def forward(call: Call, state: State, target: Tensor, source: Tensor | None = No
             shared: tuple[Tensor, ...] = ()
             if spec.shares:
                 shared = share(call, module, state[spec.shares[0]][sample], call.masks[spec.shares[0]][sample])
+            call.beside()
             if call.choice.piece_rows:
                 pieces.forward(call, module, shared, state, target, target if source is None else source, sample)
                 continue
@@ -176,6 +179,7 @@ def record(call: Call, state: State) -> tuple[Tensor, Kept | None]:
                 kept.shares.append([])
                 shared = share(call, kept.module, state[spec.shares[0]][sample], call.masks[spec.shares[0]][sample], kept.shares[-1])
                 shared = differentiable(call, shared)
+        call.beside()
         kept.shared.append(shared)
         kept.updates.append([])
         main = spec.reads[0]
@@ -222,6 +226,7 @@ def backward(call: Call, state: State, kept: Kept | None, grads: State, gradient
             shared = differentiable(call, shared)
         else:
             shared = ()
+        call.beside()
         if call.choice.piece_rows:
             d_shared = pieces.backward(call, module, shared, state, sample, grads, gradients)
         else:

@@ -148,9 +148,9 @@ class Executor:
         self.owned |= written
         choices = self.plan.choices[choice]
         for i, c in enumerate(choices):
-            self.lay(state, c.layout, beside=self.blocks[block][i])
+            self.lay(state, c.layout, self.blocks[block][i])
             self.home.place(state, {*c.host.split()} | state.keys() - self.own[block])
-            call = self.call(block, i, c)
+            call = self.call(block, i, c, state, c.layout)
             apply.forward(call, state, state[call.module.spec.writes[0]])
             self.land(state)
             if i + 1 == len(choices):
@@ -161,8 +161,8 @@ class Executor:
         state = self.enter(block)
         record = Record(self.plan.choices[choice], [])
         for i, c in enumerate(record.choices):
-            self.lay(state, c.layout, beside=self.blocks[block][i])
-            call = self.call(block, i, c)
+            self.lay(state, c.layout, self.blocks[block][i])
+            call = self.call(block, i, c, state, c.layout)
             spec = call.module.spec
             inputs = {name: state[name] for name, _ in (*spec.reads, *((spec.shares,) if spec.shares else ()))}
             version, kept = apply.record(call, state)
@@ -185,8 +185,7 @@ class Executor:
             self.grads[name] = like.new_zeros((*self.ranks.narrow(self.masks[name], 1).shape, like.shape[-1]))
         for i, c in reversed(list(enumerate(record.choices))):
             self.lay(self.grads, c.layout)
-            call = self.call(block, i, c)
-            self.lay(self.grads, record.choices[i - 1].layout if i else "", beside=call.module, alone=True)
+            call = self.call(block, i, c, self.grads, record.choices[i - 1].layout if i else "")
             inputs, kept = record.calls.pop()
             apply.backward(call, inputs, kept, self.grads, self.gradients)
             del inputs, kept
@@ -196,19 +195,24 @@ class Executor:
             self.watch(f"backward {block}", call.module.spec.name)
         self.sums += self.ranks.begin_sum(self.gradients.of(self.blocks[block]))
 
-    def lay(self, tensors: State, layout: str, beside: SubModule | None = None, alone: bool = False) -> None:
-        """Relays what is sharded over another axis; an empty layout is home, axis 0, where alone everything always is. What the
-        sub-module `beside` does not touch is relaid while it runs, until `land`; `alone`: nothing else."""
-        wanted = layout_of(layout)
-        for name in tensors:
-            new, whole = wanted.get(name, 0), self.masks[name].shape[1:]
-            if self.at.get(name, 0) == new:
-                continue
-            if beside is not None and name not in beside.spec.touches:
-                self.under_way[name] = new, self.ranks.begin_relay(tensors[name], 1 - new, new, whole)
-            elif not alone:
-                tensors[name] = self.ranks.relay(tensors[name], 1 - new, new, whole)
+    def lay(self, tensors: State, layout: str, module: SubModule | None = None) -> None:
+        """Relays what is sharded over another axis, of what the sub-module touches or, without one, everything; an empty layout is
+        home, axis 0, where alone everything always is."""
+        for name, new in self.moving(tensors, layout):
+            if module is None or name in module.spec.touches:
+                tensors[name] = self.ranks.relay(tensors[name], 1 - new, new, self.masks[name].shape[1:])
                 self.at[name] = new
+
+    def begin(self, tensors: State, layout: str, module: SubModule) -> None:
+        """Begins to relay what the sub-module does not touch, once: until `land` that goes on beside it."""
+        for name, new in self.moving(tensors, layout):
+            if name not in module.spec.touches and name not in self.under_way:
+                self.under_way[name] = new, self.ranks.begin_relay(tensors[name], 1 - new, new, self.masks[name].shape[1:])
+
+    def moving(self, tensors: State, layout: str) -> list[tuple[str, int]]:
+        """What is sharded over another axis, and over which it is to be."""
+        wanted = layout_of(layout)
+        return [(name, wanted.get(name, 0)) for name in tensors if self.at.get(name, 0) != wanted.get(name, 0)]
 
     def land(self, tensors: State) -> None:
         """Waits for the relays under way."""
@@ -223,8 +227,9 @@ class Executor:
             self.parts[name, axis] = self.ranks.narrow(self.masks[name], 1 + axis)
         return self.parts[name, axis]
 
-    def call(self, block: int, i: int, choice: Choice) -> Call:
-        """Its i-th sub-module, ready to run. Dropout depends on the logical position only, so neither plan nor ranks change it."""
+    def call(self, block: int, i: int, choice: Choice, tensors: State, layout: str) -> Call:
+        """Its i-th sub-module, ready to run, beside which the other `tensors` are relaid. Dropout depends on the logical position only,
+        so neither plan nor ranks change it."""
         module = self.blocks[block][i]
         spec = module.spec
         drawn = self.seed is not None and spec.dropout > 0
@@ -232,7 +237,7 @@ class Executor:
         total = self.masks[spec.shares[0]].shape[1 + spec.shares[1]] if spec.shares else 0
         away = Away(frozenset(choice.host.split()), self.device, self.host.waits)
         draw = partial(self.draw, spec, (block, i)) if drawn else None
-        return Call(module, choice, masks, None, self.ranks, total, away, draw)
+        return Call(module, choice, masks, None, self.ranks, total, away, draw, partial(self.begin, tensors, layout, module))
 
     def draw(self, spec: SubModuleSpec, position: tuple[int, int], sample: int) -> torch.Tensor:
         """The dropout mask of one sample, in this rank's rows."""
