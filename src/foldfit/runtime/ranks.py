@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from foldfit.errors import BadInput, FoldfitError
 from foldfit.problem import relay_parts
-from foldfit.runtime.rows import copy
+from foldfit.runtime.rows import copy, stacked
 
 Tensors = tuple[Tensor, ...]
 Works = list[dist.Work]
@@ -290,12 +289,9 @@ def unpack(flat: Tensor, parts: list[Tensor]) -> None:
 
 
 def pairs(flat: Tensor, parts: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Where each part lies in `flat`, and the part; all of them as one where they are alike and as far from each other, so that one
-    kernel copies them."""
-    first = parts[0]
-    steps = {b.storage_offset() - a.storage_offset() for a, b in pairwise(parts)}
-    if len(steps) == 1 and first.numel() and all((p.shape, p.stride()) == (first.shape, first.stride()) for p in parts):
-        together = first.as_strided((len(parts), *first.shape), (*steps, *first.stride()))
+    """Where each part lies in `flat`, and the part; all of them as one where that goes."""
+    together = stacked(parts)
+    if together is not None:
         yield flat.view(together.shape), together
     else:
         for piece, part in zip(flat.split([part.numel() for part in parts]), parts, strict=True):

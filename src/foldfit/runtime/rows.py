@@ -1,6 +1,7 @@
-"""Rows of a state tensor with the mapped axis first. Shapes: [a0, a1, c] or [a0, c]."""
+"""Rows of a state tensor with the mapped axis first, and copies of what does not lie in one piece. Shapes: [a0, a1, c] or [a0, c]."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -45,6 +46,16 @@ def dense(x: Tensor) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     copy(out, x)
     return out
+
+
+def stacked(parts: Sequence[Tensor]) -> Tensor | None:
+    """[k, ...] of k tensors that lie alike and as far from each other, in their memory, so that one kernel does for all; None where they
+    do not."""
+    first, steps = parts[0], {b.storage_offset() - a.storage_offset() for a, b in pairwise(parts)}
+    one = {(p.shape, p.stride(), p.untyped_storage().data_ptr()) for p in parts}
+    if len(one) > 1 or len(steps) != 1 or min(steps) <= 0 or not first.numel():
+        return None
+    return first.as_strided((len(parts), *first.shape), (*steps, *first.stride()))
 
 
 def leaf(x: Tensor) -> Tensor:
