@@ -3,7 +3,7 @@
     python benchmarks/frontier.py     # -> docs/frontier-h200.svg, anywhere
 
 48 Evoformer blocks at (512, 384), bf16, dropout, CUDA graphs. Measured: benchmarks/results/side_by_side_h200.json and ranks_h200.json.
-Peers: benchmarks/results/peers_h200.json, on another H200.
+Peers: OpenFold3 in the same run, and benchmarks/results/peers_h200.json, on another H200.
 """
 
 import json
@@ -33,16 +33,24 @@ def planned() -> list[tuple[int, float, float]]:
 
 def measured() -> list[tuple[float, float]]:
     """(GB, seconds)"""
-    rows = json.loads((RESULTS / "side_by_side_h200.json").read_text())["rows"]
-    of = [(r["peak"] / 1e9, r["ms"] / 1e3) for r in rows if r["what"] in ("step", "frontier") and (r["n_seq"], r["n_res"]) == (512, 384)]
+    of = [(r["peak"] / 1e9, r["ms"] / 1e3) for r in steps() if r["who"] == "foldfit"]
     more = json.loads((RESULTS / "ranks_h200.json").read_text())["rows"]
-    return of + [(r["peak"] / 1e9, r["seconds"]) for r in more if r["what"] == "run" and r["ranks"] == 1]
+    here = {"mode": "train", "precision": "bf16", "n_seq": 512, "n_res": 384, "policy": "auto", "launch": "graph", "ranks": 1}
+    return of + [(r["peak"] / 1e9, r["seconds"]) for r in more if here.items() <= r.items()]
+
+
+def steps() -> list[dict]:
+    """Those that ran."""
+    rows = json.loads((RESULTS / "side_by_side_h200.json").read_text())["rows"]
+    return [r for r in rows if r["what"] in ("step", "frontier") and (r["n_seq"], r["n_res"]) == (512, 384) and "ms" in r]
 
 
 def peers() -> dict[str, tuple[float, float]]:
     """Who: (GB, seconds)."""
     rows = json.loads((RESULTS / "peers_h200.json").read_text())["rows"]
-    return {r["who"]: (r["peak"] / 1e9, r["ms"] / 1e3) for r in rows if (r["n_seq"], r["n_res"]) == (512, 384)}
+    here = {"OpenFold3 in the same run": r for r in steps() if r["who"] == "OpenFold"}
+    here |= {f"{r['who']}, another H200": r for r in rows if (r["n_seq"], r["n_res"]) == (512, 384)}
+    return {who: (r["peak"] / 1e9, r["ms"] / 1e3) for who, r in here.items()}
 
 
 def draw(axes: Any) -> None:
@@ -51,8 +59,8 @@ def draw(axes: Any) -> None:
     axes.step(limits, [s for _, s, _ in curve], where="post", color=BLUE, label="planned, costs measured")
     axes.step(limits, [low for _, _, low in curve], where="pre", color=GREY, linestyle=":", label="certificate: no plan is below")
     axes.plot(*zip(*measured(), strict=True), "x", color="black", markersize=8, label="measured")
-    for marker, (who, at) in zip("PXd", peers().items(), strict=True):
-        axes.plot(*at, marker, color=ORANGE, markersize=8, linestyle="none", label=f"{who}, another H200")
+    for marker, (who, at) in zip("oPXd", peers().items(), strict=True):
+        axes.plot(*at, marker, color=ORANGE, markersize=8, linestyle="none", label=who)
     axes.set(xlabel="memory, GB", ylabel="seconds a step", xscale="log", yscale="log", ylim=(0.6, 6))
     plain_ticks(axes)
     axes.legend(frameon=False)
