@@ -358,19 +358,21 @@ def compiled_part(found: dict) -> str:
     ]
     names = {"reference": "PyTorch's steps", "compiled": "compiled", "triton": "Triton"}
     planned = [(names[who], *(timed(at[str(size)]) for size in COMPILED_SIZES)) for who, at in plans.items()]
-    missing = f"The compiled {', '.join(found['missing'])} were not reached, and stay as they are.\n" if found["missing"] else ""
+    missing = f" The compiled {', '.join(found['missing'])} were not reached, and stay as they are." if found["missing"] else ""
     return f"""torch.compile leaves the matrix products and the soft-max's logits in memory, and makes one kernel of the steps between them. Of the
 {len(rows)} sub-modules below together: {times["compiled"]:.1f} times less time, forward and backward, and {keeps["compiled"]} kept for the backward; by Triton's
 kernels {times["triton"]:.1f} times less time, and {keeps["triton"]} kept. Each was run whole on one H100, by PyTorch's steps, by the same compiled and by
 Triton, beside each other, as CUDA graphs: `python benchmarks/compiled.py` -> `benchmarks/results/compiled_h100.json`, measured. From
-fp64 they are {worst["reference"]}, {worst["compiled"]} and {worst["triton"]} off at most, where a gradient passes a ReLU.
+fp64 they are {worst["reference"]}, {worst["compiled"]} and {worst["triton"]} off at most, where a gradient passes a ReLU. Two times of PyTorch's steps,
+disturbed in that run, are those of the day before (the file says which).
 
 {grid(("sub-module", "PyTorch: ms forward / with backward", "compiled", "Triton", "PyTorch keeps MiB", "compiled", "Triton"), lines)}
 
 Given to the planner with the costs of an H100, whole sub-modules alone, kept or recomputed: 48 blocks take in 12 GiB {faster["compiled"]:.1f} times less time compiled than by
 PyTorch's steps, and {faster["triton"]:.1f} times less by Triton. So compiling moves the whole curve down and hardly to the left: it buys time, not
 memory. It takes {total["compiled"]["first_s"] / len(rows):.0f} s a sub-module, for one size and one number of rows, of which slices have many: that is why it is no option
-of the table. {missing}
+of the table.{missing}
+
 {grid(("kernels", *(f"{size} GiB" for size in COMPILED_SIZES)), planned)}
 """
 
