@@ -43,6 +43,9 @@ def beside(*parts: str) -> str:
     return f"-m benchmarks.side_by_side --device {{device}} --json {{out}}/{parts[0]}.json --only {' '.join(parts)}"
 
 
+TORCHRUN = "-m torch.distributed.run --standalone --nproc-per-node"
+
+
 def study(gpus: int) -> str:
     runs = "--repeat 3 --warmup 0 --budget 200"
     return f"-m foldfit bench study --device cuda --limits V100-32GB,{{room}}GiB --gpus {gpus} {runs} -o {{out}}/study{gpus}"
@@ -66,6 +69,7 @@ STEPS = (
     Step("ranks2", 2, 6, "benchmarks/ranks.py --out {out}/ranks2 --gpus 2 --minutes {minutes} --compiled"),
     Step("ranks1", 1, 6, "benchmarks/ranks.py --out {out}/ranks1 --gpus 1 --minutes {minutes} --compiled"),
     Step("study4", 4, 6, study(4)),
+    Step("kernels", 4, 2, f"{TORCHRUN} 4 benchmarks/kernels_over_ranks.py --json {{out}}/kernels_over_ranks.json"),
     Step("study2", 2, 6, study(2)),
 )
 """The most wanted first; of one GPU before those of several, which wait until enough are free."""
