@@ -69,7 +69,7 @@ STEPS = (
     Step("ranks2", 2, 6, "benchmarks/ranks.py --out {out}/ranks2 --gpus 2 --minutes {minutes} --compiled"),
     Step("ranks1", 1, 6, "benchmarks/ranks.py --out {out}/ranks1 --gpus 1 --minutes {minutes} --compiled"),
     Step("study4", 4, 6, study(4)),
-    Step("kernels", 4, 2, f"{TORCHRUN} 4 benchmarks/kernels_over_ranks.py --json {{out}}/kernels_over_ranks.json"),
+    Step("kernels", 4, 2, f"{TORCHRUN} 4 -m benchmarks.kernels_over_ranks --json {{out}}/kernels_over_ranks.json"),
     Step("study2", 2, 6, study(2)),
 )
 """The most wanted first; of one GPU before those of several, which wait until enough are free."""

@@ -1,6 +1,6 @@
 """Every kernel of a step of two blocks, and of a block of inference, over ranks: what waits for what, and what runs beside what.
 
-    torchrun --nproc-per-node 4 benchmarks/kernels_over_ranks.py --json benchmarks/results/kernels_over_ranks_h100.json
+    torchrun --nproc-per-node 4 -m benchmarks.kernels_over_ranks --json benchmarks/results/kernels_over_ranks_h100.json
 
 Of the first rank and the last, by PyTorch's profiler: begin and duration in microseconds, stream, kernel. A graph's streams are its
 branches. NCCL's kernels last from when a rank is there until all are done.

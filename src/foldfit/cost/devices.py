@@ -37,7 +37,7 @@ sum of their options on 2 and 4 H200 (one of six no longer), 32 to 46 on 2 H100 
 
 HOSTS_TOGETHER = 1.8
 """Times as long as alone that the hosts of several ranks take to launch kernels one by one, since each collective waits for the slowest:
-steps over 2 and 4 ranks that they decide took 1.2 to 2.7 times their launches (benchmarks/results/ranks_h200.json, study_h100)."""
+runs on 2 and 4 ranks that they decide took 1.2 to 2.7 times their launches (benchmarks/results/ranks_h200.json, study_h100)."""
 
 
 @dataclass(frozen=True)
