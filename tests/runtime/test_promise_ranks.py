@@ -4,6 +4,7 @@ import msgspec
 import pytest
 import torch.distributed as dist
 
+import foldfit.problem
 from foldfit.cost.devices import find_device
 from foldfit.planner.build import make_plan
 from foldfit.planner.options import OptionTable, option_table
@@ -65,3 +66,13 @@ def kept(rank: int, size: int, some: list[Plan]) -> None:
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_every_rank_keeps_the_promise(size):
     on_ranks(size, kept, size, plans(size))
+
+
+def kept_in_parts(rank: int, size: int) -> None:
+    """As very large tensors are relaid."""
+    foldfit.problem.RELAY_BYTES = 2**12
+    kept(rank, size, plans(size)[:4])
+
+
+def test_relays_in_parts_keep_the_promise():
+    on_ranks(2, kept_in_parts, 2)

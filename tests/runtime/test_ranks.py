@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+import foldfit.problem
 from foldfit.errors import BadInput
 from foldfit.plans import Choice, Plan
 from foldfit.runtime.ranks import Ranks, bounds, packed, pairs, unpack
@@ -219,6 +220,22 @@ def test_parts_that_are_alike_are_one_copy():
     x = torch.zeros(5, 8, 3)
     assert [part.shape for _, part in pairs(x.flatten(), [x[:, a : a + 2] for a in range(0, 8, 2)])] == [(4, 5, 2, 3)]
     assert len(list(pairs(x.flatten(), [x[:, :3], x[:, 3:]]))) == 2
+
+
+def relaid(rank: int, size: int) -> None:
+    ranks = Ranks(dist.group.WORLD)
+    for at_a_time in (2**28, 200):
+        foldfit.problem.RELAY_BYTES = at_a_time
+        for whole in ((7, 6), (5, 9), (size - 1, 3)):
+            x = torch.arange(2.0 * whole[0] * whole[1] * 3).reshape(2, *whole, 3)
+            for old in (0, 1):
+                out = ranks.relay(ranks.narrow(x, 1 + old).contiguous(), old, 1 - old, whole)
+                assert torch.equal(out, ranks.narrow(x, 2 - old)), (at_a_time, whole, old)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_large_tensor_is_relaid_in_parts(size):
+    on_ranks(size, relaid, size)
 
 
 def test_alone_is_no_group():

@@ -54,9 +54,10 @@ def are_measured(device: Device, ranks: int) -> bool:
     return any(c.ranks == ranks for c in collectives_of(device))
 
 
-def all_to_all(device: Device, ranks: int, size: int) -> float:
-    """Each rank has `size` before it and after it; it packs what it sends, or unpacks what it gets."""
-    return seconds_of("all_to_all", device, ranks, size) + 2 * size / device.bandwidth
+def relay(device: Device, ranks: int, size: int, parts: int) -> float:
+    """Each rank has `size` before it and after it; it packs what it sends, or unpacks what it gets, a part beside the way of another."""
+    part = size // parts
+    return parts * seconds_of("all_to_all", device, ranks, part) + 2 * part / device.bandwidth
 
 
 def gather(device: Device, ranks: int, size: int, rows: int) -> float:

@@ -8,7 +8,7 @@ the layouts of all tensors, sub-module by sub-module (Viterbi 1967).
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
-from foldfit.cost.collectives import all_to_all
+from foldfit.cost.collectives import relay
 from foldfit.cost.devices import Device
 from foldfit.cost.memory import Bytes
 from foldfit.cost.sizes import Shapes
@@ -113,7 +113,7 @@ def passages(
     if shapes.ranks == 1:
         seconds, layouts = dict.fromkeys(one, 0.0), [home] * len(spec.sub_modules)
     else:
-        seconds = {name: batch * n * all_to_all(device, shapes.ranks, one[name] // n) for name, n in parts.items()}
+        seconds = {name: batch * relay(device, shapes.ranks, one[name], n) for name, n in parts.items()}
         layouts = cheapest(spec, seconds, computing)
     around, out = [home, *layouts, home], []
     for i, sub in enumerate(spec.sub_modules):
@@ -143,15 +143,14 @@ def passages(
 
 
 def buffers(shapes: Shapes, name: str, itemsize: int, align: int) -> int:
-    """Bytes beside its result of a relay that all wait for: of one sample what is sent or what is received, of a part both."""
+    """Bytes beside its result of a relay that all wait for: of one sample what is packed or unpacked, or two parts of that."""
     size, lengths = itemsize * shapes.own_elements(name), shapes.axes[name]
     parts = relay_parts(size)
     if parts == 1 or len(lengths) == 1:
         return -(-size // align) * align
-    own, other = (-(-length // shapes.ranks) for length in lengths)
+    own = -(-lengths[0] // shapes.ranks)
     rows = -(-own // parts)
-    line = itemsize * shapes.channels[name] * rows
-    return sum(-(-part // align) * align for part in (line * lengths[1], line * other * shapes.ranks))
+    return 2 * (-(-itemsize * shapes.channels[name] * rows * lengths[1] // align) * align)
 
 
 def changed(old: Layout, new: Layout) -> list[str]:

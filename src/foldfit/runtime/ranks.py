@@ -85,13 +85,20 @@ class Ranks:
     def relay(self, x: Tensor, old: int, new: int, whole: tuple[int, ...]) -> Tensor:
         """x [B, a0, a1, c] sharded over axis `old` -> the same sharded over axis `new`; `whole`: (a0, a1) of all ranks.
 
-        Makes the result and, sample by sample, a buffer of one, or buffers of two parts of a large one.
+        Makes the result and, sample by sample, a buffer of one, or of two parts of a large one: a part is packed, or unpacked, while
+        another is on its way.
         """
         out = self.laid_out(x, old, new, whole)
         parts = relay_parts(x.element_size() * most_elements(whole, self.size) * x.shape[-1])
         for sample in range(len(x)):
+            on_its_way: Begun | None = None
             for part in range(parts):
-                self.exchange(x[sample], out[sample], old, whole, part, parts, beside=False).wait()
+                begun = self.exchange(x[sample], out[sample], old, whole, part, parts, beside=x.is_cuda and parts > 1)
+                if on_its_way:
+                    on_its_way.wait()
+                on_its_way = begun
+            if on_its_way:
+                on_its_way.wait()
         return out
 
     def begin_relay(self, x: Tensor, old: int, new: int, whole: tuple[int, ...]) -> "Begun":
@@ -112,37 +119,45 @@ class Ranks:
         return x.new_empty(shape)
 
     def exchange(self, x: Tensor, out: Tensor, old: int, whole: tuple[int, ...], part: int, parts: int, beside: bool) -> "Begun":
-        """Begins one part of a sample's relay, of x [a0, a1, c] into `out`: of all ranks' rows of axis 0 that part. What lies as it travels
-        is not copied: alone, the side that is sharded over axis 1. `beside`: the computation, which else waits for it here."""
+        """Begins one part of a sample's relay, of x [a0, a1, c] into `out`: of all ranks' rows of axis 0 that part. The side that is
+        sharded over axis 1 lies as it travels, so that only the other is packed or unpacked. `beside`: the computation, which else
+        waits for it here."""
         rows, columns = bounds(whole[0], self.size), bounds(whole[1], self.size)
         spans = [(a + bounds(b - a, parts)[part][0], a + bounds(b - a, parts)[part][1]) for a, b in rows]
         (first, last), begin = spans[self.rank], rows[self.rank][0]
         by_row, by_column = (x, out) if old == 0 else (out, x)
-        # Of the side that has whole rows: this rank's rows of the part, every other rank's columns of them. Of the other side: all rows.
+        # Of the side that has whole rows: this rank's rows of the part, every rank's columns of them. Of the other side: all rows.
         own = [by_row[first - begin : last - begin, a:b] for a, b in columns]
         all_ = [by_column[a:b] for a, b in spans]
-        mine, theirs = (own, all_) if old == 0 else (all_, own)
-        arriving, leaving = ([piece.numel() for piece in side] for side in (theirs, mine))
-        whole_side = parts == 1 and by_column.is_contiguous()
-        sent = x.view(-1) if whole_side and old == 1 else packed(mine)
-        received = out.view(-1) if whole_side and old == 0 else out.new_empty(sum(arriving))
-        del mine, own, all_, by_row, by_column
+        flat = packed(own) if old == 0 else by_row.new_empty(sum(piece.numel() for piece in own))
+        one_by_one = list(flat.split([piece.numel() for piece in own]))
+        sent, received = (one_by_one, all_) if old == 0 else (all_, one_by_one)
         works: Works | None = [] if beside else None
-        self.all_to_all(works, received, sent, arriving, leaving)
+        self.all_to_all(works, received, sent)
 
         def end() -> None:
-            if received.data_ptr() != out.data_ptr():
-                unpack(received, theirs)
+            if old == 1:
+                unpack(flat, own)
 
-        return Begun(self, works, (sent,), (received,), end)
+        return Begun(self, works, tuple(sent), tuple(received), end)
 
-    def all_to_all(self, works: Works | None, received: Tensor, sent: Tensor, arriving: list[int], leaving: list[int]) -> None:
-        """`arriving`, `leaving`: elements from and to each rank. Waited for where there are no `works` to add it to."""
-        with contextlib.nullcontext() if works is not None else self.waited(sent, received):
-            # views: see let_go
-            work = dist.all_to_all_single(received.view(-1), sent.view(-1), arriving, leaving, group=self.group, async_op=works is not None)
-        if works is not None:
-            works.append(work)
+    def all_to_all(self, works: Works | None, received: list[Tensor], sent: list[Tensor]) -> None:
+        """One tensor from and one to each rank. Waited for where there are no `works` to add it to."""
+        received, sent = ([x.view(-1) for x in side] for side in (received, sent))  # views: see let_go
+        with contextlib.nullcontext() if works is not None else self.waited(*sent, *received):
+            if sent[0].is_cuda:
+                work = dist.all_to_all(received, sent, group=self.group, async_op=works is not None)
+                if works is not None:
+                    works.append(work)
+                return
+            received[self.rank].copy_(sent[self.rank])
+            others = [(r, dist.get_global_rank(self.group, r)) for r in range(self.size) if r != self.rank]
+            some = [dist.P2POp(dist.isend, sent[r], at, self.group) for r, at in others if sent[r].numel()]
+            some += [dist.P2POp(dist.irecv, received[r], at, self.group) for r, at in others if received[r].numel()]
+            under_way = dist.batch_isend_irecv(some) if some else []
+            del some
+            while under_way:
+                under_way.pop().wait()
 
     def gather(self, whole: Tensor) -> None:
         """Fills [R, ...], of which every rank has written its own rows, with those of the others."""
@@ -187,9 +202,10 @@ class Ranks:
         everyone else until a capture ends."""
         after, before = ((self.rank + step) % self.size for step in (1, -1))
         for x, out in zip(leaving, arriving, strict=True):
-            to, of = [0] * self.size, [0] * self.size
-            to[after], of[before] = x.numel(), out.numel()
-            self.all_to_all(works, out, x, of, to)
+            nothing = x.new_empty(0)
+            to, of = [nothing] * self.size, [nothing] * self.size
+            to[after], of[before] = x, out
+            self.all_to_all(works, of, to)
 
     def finish(self, works: Works, cuda: bool) -> None:
         """Waits for what was begun."""
