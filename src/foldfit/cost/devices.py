@@ -35,9 +35,10 @@ GRAPH_COLLECTIVE = 2e-5
 """Seconds that a collective of a CUDA graph takes beyond its own: whole steps of 48 blocks took 16 to 26 us a collective longer than the
 sum of their options on 2 and 4 H200 (one of six no longer), 32 to 46 on 2 H100 (benchmarks/results/ranks_h200.json, study_h100)."""
 
-HOSTS_TOGETHER = 1.8
+HOSTS_TOGETHER = 1.6
 """Times as long as alone that the hosts of several ranks take to launch kernels one by one, since each collective waits for the slowest:
-runs on 2 and 4 ranks that they decide took 1.2 to 2.7 times their launches (benchmarks/results/ranks_h200.json, study_h100)."""
+13 runs on 2 and 4 ranks that they decide took 1.2 to 2.7 times their launches (benchmarks/results/ranks_h200.json, study_h100 and
+study_h200)."""
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ LIBRARY_BUFFERS = 6 * 2**20
 """cuBLASLt's workspace, and the partial sums of layer norm's backward."""
 
 
-def workspace_bytes(problem: Problem) -> int:
+def workspace_bytes(problem: Problem, handles: int = 2) -> int:
     """Of libraries, counted by the allocator: a handle of the caller's thread and one of autograd's, which keeps its own
     workspace once any backward has run in the process."""
     if problem.device_type == "cpu":
         return 0
-    return 2 * CUBLAS_WORKSPACE.get(problem.device, CUBLAS_WORKSPACE_BEFORE) + LIBRARY_BUFFERS
+    return handles * CUBLAS_WORKSPACE.get(problem.device, CUBLAS_WORKSPACE_BEFORE) + LIBRARY_BUFFERS
 
 
 def resident_bytes(problem: Problem, align: int, hosted: Collection[str] = ()) -> tuple[dict[str, int], dict[str, int]]:
@@ -55,7 +55,8 @@ def resident_bytes(problem: Problem, align: int, hosted: Collection[str] = ()) -
         resident["gradients so far"] = parameters
     if problem.launch == "graph":
         # Inputs and masks are copied to where the graph reads them, results out of it; the capture's stream has its own handles.
-        resident["graph"] = resident["inputs"] + resident["masks"] + sum(outputs.values()) + resident["workspace"]
+        handles = workspace_bytes(problem, 1 if problem.mode == "infer" else 2)
+        resident["graph"] = resident["inputs"] + resident["masks"] + sum(outputs.values()) + handles
     if problem.mode == "infer":
         return resident, {}
     backward = {"gradients": parameters, "outputs": sum(outputs.values()), "output gradients": sum(outputs.values())}
