@@ -159,7 +159,7 @@ def sweep(rows: list[int]) -> list[dict]:
             try:
                 row = {"r": r, "n": n, "kernel": "forward", "tile": str(tile)}
                 for name, mask in (("ms", None), ("masked_ms", x[5])):
-                    row[name] = median_ms(partial(ta.attention_forward, *x[:5], mask, None, True, tile), 20 if r < 2048 else 5)
+                    row[name] = median_ms(partial(ta.attention_forward, *x[:5], mask, None, True, tile), 20 if r < 2048 else 5)  # type: ignore[call-arg]
                 table.append(row | {"tflops": 4 * r * n * n * h * 32 / row["ms"] / 1e9})
             except Exception as e:
                 print(tile, str(e)[-100:])
@@ -201,7 +201,7 @@ def main() -> None:
         x = inputs(r, n, h, 32, torch.bfloat16, bias, True)
         flat = [t if t is None else t.detach() for t in x]
         row = {"r": r, "n": n, "heads": h, "flops": 4 * r * n * n * h * 32}
-        row["forward_ms"] = median_ms(lambda x=flat: ta.attention(*x[:5], None))
+        row["forward_ms"] = median_ms(lambda x=flat: ta.attention(*x[:5], None))  # type: ignore[call-arg]
         row["forward_masked_ms"] = median_ms(lambda x=flat: ta.attention(*x))
         row["tflops"] = row["flops"] / row["forward_ms"] / 1e9
         do = torch.randn_like(flat[0]).contiguous()

@@ -210,7 +210,7 @@ def main() -> None:
     workers = [context.Process(target=work, args=(name, who, *given), daemon=True) for name in args.only for who in sets]
     for worker in workers:
         worker.start()
-    out = {"benchmark": "compiled", "date": datetime.date.today().isoformat(), "torch": torch.__version__, "device": "cpu",
+    out: dict[str, Any] = {"benchmark": "compiled", "date": datetime.date.today().isoformat(), "torch": torch.__version__, "device": "cpu",
            "shape": shape, "state_bytes": 2 * (shape[0] * shape[1] * 256 + shape[1] ** 2 * 128), "rows": []}  # fmt: skip
     if device == "cuda":
         out["device"] = torch.cuda.get_device_name()

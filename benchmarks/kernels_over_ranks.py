@@ -11,13 +11,12 @@ import datetime
 import json
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from benchmarks.ranks import ROWS, Row, device_of, plan_of, problem_of
+from benchmarks.ranks import Row, device_of, plan_of, problem_of
 from foldfit.cost.devices import Device
 from foldfit.runtime import launch
 from foldfit.runtime.captured import CAPTURED
@@ -27,8 +26,8 @@ from foldfit.runtime.meter import release_leftovers
 from foldfit.runtime.ranks import Ranks
 
 CASES = {
-    "train384": replace(ROWS[0], blocks=2, limit=6e9), "train256": replace(ROWS[4], blocks=2, limit=6e9),
-    "infer2048": replace(ROWS[1], blocks=1),
+    "train384": Row("train", "bf16", 512, 384, 2, 6e9, "graph"), "train256": Row("train", "bf16", 128, 256, 2, 6e9, "graph"),
+    "infer2048": Row("infer", "bf16", 128, 2048, 1),
 }  # fmt: skip
 NAMED = 60
 """Characters of a kernel's name."""

@@ -10,8 +10,9 @@ import argparse
 import json
 import os
 import platform
-import sys
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -47,7 +48,10 @@ def random_chain(seed: int, blocks: int, options: int) -> Chain:
     return Chain(((Stage("block", 132 * MB, subs), blocks),), 1000 * MB, 1500 * MB, 132 * MB)
 
 
-def timed(function, *args) -> tuple[float, object]:
+T = TypeVar("T")
+
+
+def timed(function: Callable[..., T], *args) -> tuple[float, T]:
     start = time.perf_counter()
     out = function(*args)
     return time.perf_counter() - start, out
@@ -107,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,6 +9,7 @@ import datetime
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -178,7 +179,7 @@ def ask() -> dict:
     limits = [round(low * (high / low) ** (i / 11)) for i in range(12)]
     costs = load_costs(MEASURED)
     earlier = "" if costs.kernels == GENERATION else ", kernels of a generation before"
-    out = {
+    out: dict[str, Any] = {
         "costs": f"{costs.date}, torch {costs.versions['torch']}{earlier}", "state": sum(big.stacks[0].state.values()),
         "slicing": {name: slicing(table_of(SHAPES[-1], card, "graph", kernels)) for name, kernels in KERNELS.items() if name != "and SDPA"},
         "filling": filling(costs),

@@ -96,11 +96,11 @@ def attention(rows: int, n: int, heads: int = HEADS, biased: bool = True) -> lis
     d_out = torch.randn(rows, n, heads, DIM, device="cuda", dtype=torch.bfloat16)
     turned = d_out.transpose(1, 2).contiguous()
     if bias is not None and their_bias is not None:
-        peer, their_run, their_inputs = "cuEq", partial(cueq.attention, *theirs, their_bias), [*theirs, their_bias]
+        peer, their_run, their_inputs = "cuEq", partial(cueq.attention, *theirs, their_bias), [*theirs, their_bias]  # type: ignore[call-arg]
     else:
         peer, their_run, their_inputs = "PyTorch", partial(pytorch.attention, *theirs), theirs
     sides: dict[str, tuple] = {
-        "foldfit": (partial(triton_attention.attention, *ours, bias, None), [*ours, *([bias] if biased else [])], d_out, lambda o: o),
+        "foldfit": (partial(triton_attention.attention, *ours, bias, None), [*ours, *([bias] if biased else [])], d_out, lambda o: o),  # type: ignore[call-arg]
         peer: (their_run, their_inputs, turned, lambda o: o.transpose(1, 2)),
     }
     some = slice(0, 4)
@@ -302,8 +302,8 @@ def steps(device: Device) -> list[Callable[[], dict]]:
 def extra(device: Device) -> list[Callable[[], dict]]:
     """A step of the extra MSA's stack, of which peers have PyTorch's kernels alone."""
     shapes = ((1024, 256, 3.6e9), (1024, 384, 8.069e9), (5120, 384, 22.59e9))
-    ours = [partial(planned, {"what": "extra"}, "extra_msa", *sizes, 4, limit, device) for *sizes, limit in shapes]
-    theirs = [partial(peer_stack, {"what": "extra"}, "OpenFold", *sizes, 4, "bf16", True, extra=True) for *sizes, _ in shapes]
+    ours = [partial(planned, {"what": "extra"}, "extra_msa", n_seq, n_res, 4, limit, device) for n_seq, n_res, limit in shapes]
+    theirs = [partial(peer_stack, {"what": "extra"}, "OpenFold", n_seq, n_res, 4, "bf16", True, extra=True) for n_seq, n_res, _ in shapes]
     return [*ours, partial(same_as_fp32, "OpenFold"), *theirs]
 
 
