@@ -82,6 +82,10 @@ BESIDE = 1.4
 """Times as long as alone: pieces of 256 MiB beside a triangle multiplication, 1.23 to 1.45 ms for 0.90 on 4 H100, which took its kernels
 1.2 to 1.9 times as long meanwhile."""
 
+SLOWED = 0.4
+"""Of the seconds that pieces or relays go on beside kernels, by which these take longer: a triangle multiplication's 0.57 ms, beside
+pieces that the planner counts 1.35 ms, on 2 H200 (benchmarks/results/kernels_over_ranks_h200.json)."""
+
 
 def pass_on(device: Device, ranks: int, size: int) -> float:
     """To the next rank, and as much from the one before, beside a computation where the device can."""

@@ -9,7 +9,7 @@ from math import isqrt
 
 import msgspec
 
-from foldfit.cost.collectives import gather, reduce_scatter
+from foldfit.cost.collectives import SLOWED, gather, reduce_scatter
 from foldfit.cost.database import find_costs
 from foldfit.cost.devices import COLLECTIVE_CALL, GRAPH_COLLECTIVE, HOSTS_TOGETHER, Device
 from foldfit.cost.host import away_seconds
@@ -214,10 +214,16 @@ def over_ranks(
     in_graph = GRAPH_COLLECTIVE if cuda and problem.launch == "graph" else 0.0
     call, together = (COLLECTIVE_CALL, HOSTS_TOGETHER) if cuda else (0.0, 1.0)
     # The relays of what the sub-module does not touch are hidden behind it.
-    exposed = passage.seconds + shared + hardly_hidden(passage.hidden, way, seconds, part) + in_graph * number
-    back_exposed = passage.back_seconds + summed + hardly_hidden(passage.hidden, back_way, back_seconds, part) + in_graph * back_number
+    left, slowed = hardly_hidden(passage.hidden + way, seconds * part)
+    back_left, back_slowed = hardly_hidden(passage.hidden + back_way, back_seconds * part)
+    exposed = passage.seconds + shared + left + in_graph * number
+    back_exposed = passage.back_seconds + summed + back_left + in_graph * back_number
+    slower = SLOWED if cuda else 0.0
     taken = Seconds(
-        seconds + exposed, back_seconds + back_exposed, together * (host[0] + call * number), together * (host[1] + call * back_number)
+        seconds + exposed + slower * slowed,
+        back_seconds + back_exposed + slower * back_slowed,
+        together * (host[0] + call * number),
+        together * (host[1] + call * back_number),
     )
     seconds, back_seconds = taken.by(problem.launch)
     return replace(
@@ -232,9 +238,10 @@ def over_ranks(
     )
 
 
-def hardly_hidden(relays: float, pieces: float, seconds: float, updating: float) -> float:
-    """What is left of relays and pieces that go on beside that part of a sub-module in which it updates, one after the other."""
-    return max(0.0, relays + pieces - seconds * updating)
+def hardly_hidden(moving: float, updating: float) -> tuple[float, float]:
+    """Of so many seconds of relays and pieces, one after the other, what is left when a sub-module has updated, beside which they go
+    on, and what went on beside it."""
+    return max(0.0, moving - updating), min(moving, updating)
 
 
 def kernel_options(
