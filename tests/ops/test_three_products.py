@@ -4,11 +4,13 @@ Triton's interpreter multiplies in fp32; here its products are made of parts as 
 """
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from foldfit.ops import triton_attention
 from tests.ops import test_triton_attention as attention
 from tests.ops import test_triton_global as global_
 from tests.ops import test_triton_outer_product as outer
@@ -74,3 +76,11 @@ def test_one_is_not(monkeypatch):
     multiply_by(monkeypatch, 1)
     with pytest.raises(AssertionError, match="e-0"):
         CASES["attention"]()
+
+
+@pytest.mark.parametrize(("card", "room", "word"), [("H100", 232448, "tf32x3"), ("A100", 166912, "ieee"), ("GeForce", 101376, "ieee")])
+def test_cards_without_the_room_multiply_otherwise(monkeypatch, card, room, word):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(name=card, shared_memory_per_block_optin=room))
+    assert triton_attention.whole_fp32.__wrapped__() == word
