@@ -71,6 +71,7 @@ STEPS = (
     Step("study4", 4, 6, study(4)),
     Step("kernels", 4, 2, f"{TORCHRUN} 4 -m benchmarks.kernels_over_ranks --json {{out}}/kernels_over_ranks.json"),
     Step("study2", 2, 6, study(2)),
+    Step("transports", 2, 1, f"{TORCHRUN} 2 -m benchmarks.transports --json {{out}}/transports.json"),
 )
 """The most wanted first; of one GPU before those of several, which wait until enough are free."""
 SMALL = (
