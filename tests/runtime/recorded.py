@@ -70,13 +70,21 @@ class CpuGraphs:
         self.collectives += sum(func.namespace == "c10d" for func, *_ in work)
 
         def replay() -> None:
+            under_way: list[Any] = []
             with torch.no_grad():
                 for func, args, kwargs, new in work:
+                    from_one_to_one = func._schema.name in ("c10d::send", "c10d::recv_")
+                    while under_way and not from_one_to_one:
+                        under_way.pop().wait()
                     found = func(*args, **kwargs)
-                    if func.namespace == "c10d":
+                    if from_one_to_one:  # which nobody does before all have begun
+                        under_way.append(work_of(found))
+                    elif func.namespace == "c10d":
                         work_of(found).wait()
                     for x, fresh in zip(new, tensors((found,)), strict=False):
                         x.copy_(fresh)
+            while under_way:
+                under_way.pop().wait()
 
         return replay
 
