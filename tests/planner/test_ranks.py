@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from foldfit.cost.collectives import SLOWED
 from foldfit.cost.devices import COLLECTIVE_CALL, GRAPH_COLLECTIVE, HOSTS_TOGETHER, find_device
 from foldfit.cost.memory import Setting
 from foldfit.cost.seconds import updating
@@ -126,7 +127,21 @@ def test_pieces_make_room_for_longer_proteins():
 @pytest.mark.parametrize(("moving", "left"), [(0, 0), (6, 0), (8, 2)])
 def test_pieces_and_relays_hide_behind_the_update(moving, left):
     """Which takes 6 seconds."""
-    assert hardly_hidden(moving, 6.0) == (left, moving - left)
+    assert hardly_hidden(moving, 6.0) == left
+
+
+def test_what_goes_on_beside_slows_the_kernels(monkeypatch):
+    """Not what waits: `exposed` is the same."""
+    slowed = option_table(over(2), DEVICE)
+    monkeypatch.setattr("foldfit.planner.options.SLOWED", 0.0)
+    plain = option_table(over(2), DEVICE)
+    seconds = []
+    for subs in zip(*(table.stacks[0].sub_modules for table in (slowed, plain)), strict=True):
+        for a, b in zip(*(sub.options for sub in subs), strict=True):
+            assert (a.choice, a.exposed, a.back_exposed) == (b.choice, b.exposed, b.back_exposed)
+            seconds.append((a.choice.piece_rows, a.clocks[0][0] - b.clocks[0][0], b.clocks[0][0]))
+    assert all(0 <= more <= SLOWED * whole for _, more, whole in seconds)
+    assert all(more > 0 for rows, more, _ in seconds if rows) and any(more == 0 for _, more, _ in seconds)
 
 
 @pytest.mark.parametrize("name", ["triangle_multiplication_outgoing", "pair_transition"])

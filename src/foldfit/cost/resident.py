@@ -55,8 +55,8 @@ def resident_bytes(problem: Problem, align: int, hosted: Collection[str] = ()) -
         resident["gradients so far"] = parameters
     if problem.launch == "graph":
         # Inputs and masks are copied to where the graph reads them, results out of it; the capture's stream has its own handles.
-        handles = workspace_bytes(problem, 1 if problem.mode == "infer" else 2)
-        resident["graph"] = resident["inputs"] + resident["masks"] + sum(outputs.values()) + handles
+        workspace = workspace_bytes(problem, 1 if problem.mode == "infer" else 2)
+        resident["graph"] = resident["inputs"] + resident["masks"] + sum(outputs.values()) + workspace
     if problem.mode == "infer":
         return resident, {}
     backward = {"gradients": parameters, "outputs": sum(outputs.values()), "output gradients": sum(outputs.values())}

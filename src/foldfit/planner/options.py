@@ -214,14 +214,13 @@ def over_ranks(
     in_graph = GRAPH_COLLECTIVE if cuda and problem.launch == "graph" else 0.0
     call, together = (COLLECTIVE_CALL, HOSTS_TOGETHER) if cuda else (0.0, 1.0)
     # The relays of what the sub-module does not touch are hidden behind it.
-    left, slowed = hardly_hidden(passage.hidden + way, seconds * part)
-    back_left, back_slowed = hardly_hidden(passage.hidden + back_way, back_seconds * part)
+    moving, back_moving, slower = passage.hidden + way, passage.hidden + back_way, SLOWED if cuda else 0.0
+    left, back_left = hardly_hidden(moving, seconds * part), hardly_hidden(back_moving, back_seconds * part)
     exposed = passage.seconds + shared + left + in_graph * number
     back_exposed = passage.back_seconds + summed + back_left + in_graph * back_number
-    slower = SLOWED if cuda else 0.0
     taken = Seconds(
-        seconds + exposed + slower * slowed,
-        back_seconds + back_exposed + slower * back_slowed,
+        seconds + exposed + slower * (moving - left),
+        back_seconds + back_exposed + slower * (back_moving - back_left),
         together * (host[0] + call * number),
         together * (host[1] + call * back_number),
     )
@@ -238,10 +237,9 @@ def over_ranks(
     )
 
 
-def hardly_hidden(moving: float, updating: float) -> tuple[float, float]:
-    """Of so many seconds of relays and pieces, one after the other, what is left when a sub-module has updated, beside which they go
-    on, and what went on beside it."""
-    return max(0.0, moving - updating), min(moving, updating)
+def hardly_hidden(moving: float, updating: float) -> float:
+    """Of so many seconds of relays and pieces, one after the other, what is left when a sub-module has updated, beside which they go on."""
+    return max(0.0, moving - updating)
 
 
 def kernel_options(

@@ -91,14 +91,11 @@ class Ranks:
         out = self.laid_out(x, old, new, whole)
         parts = relay_parts(x.element_size() * most_elements(whole, self.size) * x.shape[-1])
         for sample in range(len(x)):
-            on_its_way: Begun | None = None
-            for part in range(parts):
-                begun = self.exchange(x[sample], out[sample], old, whole, part, parts, beside=x.is_cuda and parts > 1)
-                if on_its_way:
-                    on_its_way.wait()
-                on_its_way = begun
-            if on_its_way:
-                on_its_way.wait()
+            begun = [self.exchange(x[sample], out[sample], old, whole, 0, parts, beside=x.is_cuda and parts > 1)]
+            for part in range(1, parts):
+                begun.append(self.exchange(x[sample], out[sample], old, whole, part, parts, beside=x.is_cuda))
+                begun.pop(0).wait()
+            begun.pop().wait()
         return out
 
     def begin_relay(self, x: Tensor, old: int, new: int, whole: tuple[int, ...]) -> "Begun":
