@@ -2,11 +2,14 @@
 
 import msgspec
 import pytest
+import torch
 import torch.distributed as dist
 
 import foldfit.problem
 from foldfit.cost.devices import find_device
+from foldfit.cost.sizes import shapes_of
 from foldfit.planner.build import make_plan
+from foldfit.planner.layouts import buffers
 from foldfit.planner.options import OptionTable, option_table
 from foldfit.planner.policies import BlockChoice
 from foldfit.plans import Plan
@@ -14,6 +17,7 @@ from foldfit.problem import Problem
 from foldfit.runtime.job import job_of
 from foldfit.runtime.launch import worst
 from foldfit.runtime.measure import measure
+from foldfit.runtime.meter import TensorMeter
 from foldfit.runtime.ranks import Ranks
 from tests.runtime.spawned import on_ranks
 from tests.runtime.test_promise import TRUNKS
@@ -76,3 +80,24 @@ def kept_in_parts(rank: int, size: int) -> None:
 
 def test_relays_in_parts_keep_the_promise():
     on_ranks(2, kept_in_parts, 2)
+
+
+def relaid_beside_buffers(rank: int, size: int) -> None:
+    problem = Problem(stacks=TRUNKS["evoformer"], n_res=24, memory=2**40, world=size, axial=size)
+    _, shapes = shapes_of(problem, problem.stacks[0])
+    ranks, lengths = Ranks(dist.group.WORLD), shapes.axes["z"]
+    whole = 4 * shapes.own_elements("z")
+    for parts in (1, 2, 3):
+        foldfit.problem.RELAY_BYTES = -(-whole // parts)
+        promised = buffers(shapes, "z", 4, 1)
+        for old in (0, 1):
+            x = ranks.narrow(torch.randn(1, *lengths, shapes.channels["z"]), 1 + old).contiguous()
+            with TensorMeter() as meter:
+                out = ranks.relay(x, old, 1 - old, lengths)
+            beside = meter.peak - 4 * out.numel()
+            assert 0.9 * promised <= beside <= promised, (parts, old, beside, promised)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_relay_takes_the_buffers_that_are_promised(size):
+    on_ranks(size, relaid_beside_buffers, size)
