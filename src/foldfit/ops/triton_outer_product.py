@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from foldfit.ops.grids import cdiv
-from foldfit.ops.triton_attention import dot, padded_dim, precision_of
+from foldfit.ops.triton_attention import dot, on_hopper, padded_dim, precision_of
 from foldfit.ops.triton_residual import landing, put
 from foldfit.ops.unread import is_unread
 
@@ -134,6 +134,12 @@ def forward(a: Tensor, b: Tensor, w: Tensor, w_b: Tensor, scale: Tensor) -> Tens
     if z > WIDEST:
         raise NotImplementedError(f"an outer product mean into at most {WIDEST} channels. Got {z}.")
     (out, place), tile = landing(a, r, rows, z), tile_of(n, a.dtype)
+    if on_hopper(a):
+        from foldfit.ops import hopper_outer_product
+
+        if hopper_outer_product.fits(a, b, w):
+            hopper_outer_product.forward(a, b, w, w_b, scale, place)
+            return out
     forward_kernel[(tile.programs(r, rows),)](
         a, b, w, w_b, scale, r, rows, n, o, p, z, *place, Z=padded_dim(z), PRECISION=precision_of(a.dtype), **tile.options
     )
