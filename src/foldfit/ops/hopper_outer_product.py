@@ -8,8 +8,6 @@ program's pairs need stay on chip while it goes along i.
 Shapes: as in triton_outer_product.py; o = p = 32 channels, z = 128.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from triton.experimental import gluon
@@ -33,34 +31,12 @@ CHANNELS, WIDTH = 32, 128
 """Of a and b, out."""
 X, Y, K = gl.constexpr(32), gl.constexpr(4), gl.constexpr(64)
 """Of a group: residues i and j; sequences at a time."""
-GROUPS, REGISTERS = 2, 240
-"""Of a program, of a thread."""
+REGISTERS, AHEAD = 240, 6
+"""Of a thread; steps, of two channels of a each, that are on chip at most."""
 LONGEST = 512
 """Sequences of which b stays on chip."""
 ROOM = 232448 - 1024
 """Bytes on chip for tiles; the rest is for barriers."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How a program runs."""
-
-    groups: tuple[int, int]
-    """Along i and along j."""
-    halves: int = 1
-    """1: all columns at a time, one product after the other; 2: half of them, one product with the other of the half before."""
-    prefetch: bool = True
-    """Whether what an update is added to is called into the L2 cache when a tile begins."""
-    ahead: int = 0
-    """Steps whose a and weights are on chip, at most; 0: as many as there is room for."""
-
-    def slots(self, n: int) -> tuple[int, int]:
-        """Chunks of a and blocks of the weights on chip: of as many steps as there is room for, or half a step's chunks."""
-        chunks, a, w = chunks_of(n), self.groups[0] * 8192, 16384
-        left = ROOM - self.groups[1] * chunks * 16384
-        steps = min(left // (chunks * a + w), self.ahead or 6)
-        slots = steps * chunks or chunks // 2
-        return slots, min((left - slots * a) // w, self.ahead or 6)
 
 
 def chunks_of(n: int) -> int:
@@ -69,8 +45,19 @@ def chunks_of(n: int) -> int:
     return 8 if chunks == 7 else chunks
 
 
-def tile_of(n: int) -> Tile:
-    return Tile((1, 2)) if n <= 256 else Tile((2, 1))
+def tile_of(n: int) -> tuple[int, int]:
+    """Groups along i and along j: two along j share a, until b of both leaves no room for two steps of it."""
+    return (1, 2) if n <= 256 else (2, 1)
+
+
+def slots_of(n: int) -> tuple[int, int]:
+    """Chunks of a and blocks of the weights on chip: of as many steps as there is room for, or half a step's chunks."""
+    (along_i, along_j), chunks = tile_of(n), chunks_of(n)
+    a, w = along_i * 2 * X.value * K.value * 2, 2 * CHANNELS * WIDTH * 2
+    left = ROOM - along_j * chunks * Y.value * CHANNELS * K.value * 2
+    steps = min(left // (chunks * a + w), AHEAD)
+    slots = steps * chunks or chunks // 2
+    return slots, min((left - slots * a) // w, AHEAD)
 
 
 def fits(a: Tensor, b: Tensor, w: Tensor) -> bool:
@@ -120,7 +107,6 @@ def produce(
     """Fills all rings, in the order in which groups use them."""
     b_s, b_full, b_empty = b_ring
     N: gl.constexpr = b_desc.block_shape[0]
-    PARTS: gl.constexpr = b_s.shape[0] // CHUNKS
     step = 0
     columns = 0
     before = -1
@@ -130,9 +116,9 @@ def produce(
         if j != before:
             mbarrier.wait(b_empty.index(0), (columns & 1) ^ 1)
             for chunk in range(CHUNKS):
-                mbarrier.expect(b_full.index(chunk), PARTS * N * K * 2)
-                for part in gl.static_range(PARTS):
-                    load_tile(b_desc, [(j * PARTS + part) * N, chunk * K], b_full.index(chunk), b_s.index(chunk * PARTS + part))
+                mbarrier.expect(b_full.index(chunk), YS * N * K * 2)
+                for y in gl.static_range(YS):
+                    load_tile(b_desc, [(j * YS + y) * N, chunk * K], b_full.index(chunk), b_s.index(chunk * YS + y))
             columns += 1
             before = j
         for c in range(0, CHANNELS, 2):
@@ -142,11 +128,10 @@ def produce(
 
 
 @gluon.jit
-def release_a(ring, step, FIRST: gl.constexpr, COUNT: gl.constexpr, CHUNKS: gl.constexpr):
-    """A group has read these chunks of a step."""
-    for k in gl.static_range(FIRST, FIRST + COUNT):
-        slot, _ = chunk_of(ring, step, k, CHUNKS)
-        mbarrier.arrive(ring[2].index(slot), count=1)
+def release_a(ring, step, k, CHUNKS: gl.constexpr):
+    """A group has read chunk k of a step."""
+    slot, _ = chunk_of(ring, step, k, CHUNKS)
+    mbarrier.arrive(ring[2].index(slot), count=1)
 
 
 @gluon.jit
@@ -156,48 +141,41 @@ def zero_of(x):
 
 
 @gluon.jit
-def outer(a_ring, b_s, part, step, like, group, XS: gl.constexpr, PARTS: gl.constexpr, RELEASE: gl.constexpr):
-    """Products of two channels of the group's residues i with its columns `part`, under way; chunks before the last but one are given back
+def outer(a_ring, b_s, y, step, like, group, XS: gl.constexpr, YS: gl.constexpr):
+    """Products of two channels of the group's residues i with its residues j, under way; chunks before the last but one are given back
     meanwhile."""
     blocks, full, _ = a_ring
-    CHUNKS: gl.constexpr = b_s.shape[0] // PARTS
+    CHUNKS: gl.constexpr = b_s.shape[0] // YS
     h = like
-    if CHUNKS > 4 or b_s.shape[1] == 64:
-        part += zero_of(step)
+    if CHUNKS > 4:
+        y += zero_of(step)
     for k in gl.static_range(CHUNKS):
         slot, turn = chunk_of(a_ring, step, k, CHUNKS)
         mbarrier.wait(full.index(slot), turn & 1)
-        columns = b_s.index(k * PARTS + part).permute((1, 0))
+        columns = b_s.index(k * YS + y).permute((1, 0))
         h = warpgroup_mma(blocks.index(slot * XS + group), columns, h, use_acc=k > 0, is_async=True)
-        if RELEASE and CHUNKS > 2 and k > 0:
+        if CHUNKS > 2 and k > 0:
             h = warpgroup_mma_wait(1, deps=[h])
-            release_a(a_ring, step, k - 1, 1, CHUNKS)
+            release_a(a_ring, step, k - 1, CHUNKS)
     return h
 
 
 @gluon.jit
 def release_rest(a_ring, step, CHUNKS: gl.constexpr):
     """Chunks that `outer` has not given back."""
-    if CHUNKS > 2:
-        release_a(a_ring, step, CHUNKS - 1, 1, CHUNKS)
-    else:
-        release_a(a_ring, step, 0, CHUNKS, CHUNKS)
+    for k in gl.static_range(CHUNKS - 1 if CHUNKS > 2 else 0, CHUNKS):
+        release_a(a_ring, step, k, CHUNKS)
 
 
 @gluon.jit
 def operands(h, LEFT: gl.constexpr):
-    """Outer products [eights of i, channels of a, i of an eight; j, channels of b] as left operands [eights of i, 2 j, i; channels]: one of
-    every 2 residues j."""
+    """Outer products [eights of i, channels of a, i of an eight; j, channels of b] as left operands [eights of i, 2 j, i; channels]: of the
+    first two residues j and of the others."""
     CHANNELS: gl.constexpr = 32
-    J: gl.constexpr = h.shape[1] // CHANNELS // 2
-    h = gl.reshape(h.to(gl.bfloat16), [4, 2, 8, J, 2, CHANNELS])
+    h = gl.reshape(h.to(gl.bfloat16), [4, 2, 8, 2, 2, CHANNELS])
     h = gl.permute(h, (0, 4, 2, 1, 5, 3))
-    if J == 1:
-        left = gl.convert_layout(gl.reshape(h, [64, 2 * CHANNELS]), LEFT)
-        return left, left
-    else:
-        left, right = gl.split(gl.reshape(h, [64, 2 * CHANNELS, 2]))
-        return gl.convert_layout(left, LEFT), gl.convert_layout(right, LEFT)
+    left, right = gl.split(gl.reshape(h, [64, 2 * CHANNELS, 2]))
+    return gl.convert_layout(left, LEFT), gl.convert_layout(right, LEFT)
 
 
 @gluon.jit
@@ -214,24 +192,6 @@ def pairs(i, j, LAYOUT: gl.constexpr):
     """Residues of an update's rows."""
     row = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT))
     return i + row // 16 * 8 + row % 8, j + row // 8 % 2
-
-
-@gluon.jit
-def call(at):
-    """Brings what lies there into the L2 cache."""
-    gl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [at], gl.int32, False, 1)
-
-
-@gluon.jit
-def call_ahead(i, j, scale, r, rows, source, source_r, source_n):
-    """What `land` reads for a group's X x Y pairs."""
-    pair = gl.arange(0, X * Y, gl.BlockedLayout([1], [32], [4], [0]))
-    i = gl.minimum(i + pair // Y, r - 1).to(gl.int64)
-    j = gl.minimum(j + pair % Y, rows - 1)
-    call(scale + i * rows + j)
-    if source is not None:
-        call(source + i * source_r + j * source_n)
-        call(source + i * source_r + j * source_n + 64)
 
 
 @gluon.jit
@@ -260,18 +220,16 @@ def land(update, i, j, scale, r, rows, target, source, factors, target_r, target
 @gluon.jit
 def update_pairs(
     a_ring, b_ring, w_ring, w_b, scale, first, last, tiles, r, rows, place,
-    WHICH: gl.constexpr, XS: gl.constexpr, YS: gl.constexpr, CHUNKS: gl.constexpr, CHANNELS: gl.constexpr, PREFETCH: gl.constexpr,
+    WHICH: gl.constexpr, XS: gl.constexpr, YS: gl.constexpr, CHUNKS: gl.constexpr, CHANNELS: gl.constexpr,
 ):  # fmt: skip
     """A group's X x Y pairs of each tile."""
     target, source, factors, target_r, target_n, source_r, source_n, factors_r, factors_n = place
     b_s, b_full, b_empty = b_ring
     N: gl.constexpr = b_s.shape[1]
-    HALVES: gl.constexpr = Y * CHANNELS // N
     H: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, N, 16])
     OUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
     LEFT: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)
-    PARTS: gl.constexpr = YS * HALVES
-    MINE: gl.constexpr = WHICH % YS * HALVES
+    MINE: gl.constexpr = WHICH % YS
     GROUP: gl.constexpr = WHICH // YS
     no_h = gl.zeros([64, N], gl.float32, H)
     step = 0
@@ -284,52 +242,22 @@ def update_pairs(
         before = j
         for chunk in gl.static_range(CHUNKS):
             mbarrier.wait(b_full.index(chunk), (columns & 1) ^ 1)
-        at_j = (j * YS + WHICH % YS) * Y
-        if PREFETCH:
-            call_ahead(i, at_j, scale, r, rows, source, source_r, source_n)
+        at_j = (j * YS + MINE) * Y
         here = begin(w_b, OUT)
         there = begin(w_b, OUT)
-        if HALVES == 2:
-            h = outer(a_ring, b_s, MINE, step, no_h, GROUP, XS, PARTS, False)
-            h = warpgroup_mma_wait(0, deps=[h])
-            left = operands(h, LEFT)[0]
-            for _ in range(2, CHANNELS, 2):
-                w = take(w_ring, step)
-                h = outer(a_ring, b_s, MINE + 1, step, no_h, GROUP, XS, PARTS, False)
-                here = warpgroup_mma(left, w, here, is_async=True)
-                h, here = warpgroup_mma_wait(0, deps=[h, here])
-                here = warpgroup_mma_init(here)
-                left = operands(h, LEFT)[0]
-                release_a(a_ring, step, 0, CHUNKS, CHUNKS)
-                h = outer(a_ring, b_s, MINE, step + 1, no_h, GROUP, XS, PARTS, False)
-                there = warpgroup_mma(left, w, there, is_async=True)
-                h, there = warpgroup_mma_wait(0, deps=[h, there])
-                there = warpgroup_mma_init(there)
-                left = operands(h, LEFT)[0]
-                step = release(w_ring, step, 1)
+        for _ in range(0, CHANNELS, 2):
+            h = outer(a_ring, b_s, MINE, step, no_h, GROUP, XS, YS)
             w = take(w_ring, step)
-            h = outer(a_ring, b_s, MINE + 1, step, no_h, GROUP, XS, PARTS, False)
+            h = warpgroup_mma_wait(0, deps=[h])
+            left, right = operands(h, LEFT)
             here = warpgroup_mma(left, w, here, is_async=True)
-            h, here = warpgroup_mma_wait(0, deps=[h, here])
-            left = operands(h, LEFT)[0]
-            release_a(a_ring, step, 0, CHUNKS, CHUNKS)
-            there = warpgroup_mma(left, w, there, is_async=True)
-            there = warpgroup_mma_wait(0, deps=[there])
-            step = release(w_ring, step, 1)
-        else:
-            for _ in range(0, CHANNELS, 2):
-                h = outer(a_ring, b_s, MINE, step, no_h, GROUP, XS, PARTS, True)
-                w = take(w_ring, step)
-                h = warpgroup_mma_wait(0, deps=[h])
-                left, right = operands(h, LEFT)
-                here = warpgroup_mma(left, w, here, is_async=True)
-                there = warpgroup_mma(right, w, there, is_async=True)
-                release_rest(a_ring, step, CHUNKS)
-                here, there = warpgroup_mma_wait(0, deps=[here, there])
-                here = warpgroup_mma_init(here)
-                there = warpgroup_mma_init(there)
-                step = release(w_ring, step, 1)
+            there = warpgroup_mma(right, w, there, is_async=True)
+            release_rest(a_ring, step, CHUNKS)
             here, there = warpgroup_mma_wait(0, deps=[here, there])
+            here = warpgroup_mma_init(here)
+            there = warpgroup_mma_init(there)
+            step = release(w_ring, step, 1)
+        here, there = warpgroup_mma_wait(0, deps=[here, there])
         if (tile + 1) // tiles != j:
             mbarrier.arrive(b_empty.index(0), count=1)
         land(here, i, at_j, scale, r, rows, target, source, factors, target_r, target_n, source_r, source_n, factors_r, factors_n)
@@ -341,14 +269,13 @@ def outer_product_kernel(
     a_desc, b_desc, w_desc, w_b, scale, r, rows, tiles, all_tiles,
     target, source, factors, target_r, target_n, source_r, source_n, factors_r, factors_n,
     XS: gl.constexpr, YS: gl.constexpr, CHUNKS: gl.constexpr, CHANNELS: gl.constexpr, A_SLOTS: gl.constexpr, W_SLOTS: gl.constexpr,
-    PREFETCH: gl.constexpr, REGISTERS: gl.constexpr,
+    REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """target [r, R, z], as `put` has it; tiles of XS * X residues i, all_tiles also of YS * Y residues j."""
     N: gl.constexpr = b_desc.block_shape[0]
-    PARTS: gl.constexpr = YS * Y * CHANNELS // N
     gl.static_assert(XS * YS == 2)
     a_s = gl.allocate_shared_memory(a_desc.dtype, [A_SLOTS * XS, 2 * X, K], gl.NVMMASharedLayout(128, 16))
-    b_s = gl.allocate_shared_memory(b_desc.dtype, [CHUNKS * PARTS, N, K], b_desc.layout)
+    b_s = gl.allocate_shared_memory(b_desc.dtype, [CHUNKS * YS, N, K], b_desc.layout)
     a_full = gl.allocate_shared_memory(gl.int64, [A_SLOTS, 1], mbarrier.MBarrierLayout())
     a_empty = gl.allocate_shared_memory(gl.int64, [A_SLOTS, 1], mbarrier.MBarrierLayout())
     b_full = gl.allocate_shared_memory(gl.int64, [CHUNKS, 1], mbarrier.MBarrierLayout())
@@ -368,8 +295,8 @@ def outer_product_kernel(
     b_ring = (b_s, b_full, b_empty)
     place = (target, source, factors, target_r, target_n, source_r, source_n, factors_r, factors_n)
     gl.warp_specialize([
-        (update_pairs, (a_ring, b_ring, w_ring, w_b, scale, first, last, tiles, r, rows, place, 0, XS, YS, CHUNKS, CHANNELS, PREFETCH)),
-        (update_pairs, (a_ring, b_ring, w_ring, w_b, scale, first, last, tiles, r, rows, place, 1, XS, YS, CHUNKS, CHANNELS, PREFETCH)),
+        (update_pairs, (a_ring, b_ring, w_ring, w_b, scale, first, last, tiles, r, rows, place, 0, XS, YS, CHUNKS, CHANNELS)),
+        (update_pairs, (a_ring, b_ring, w_ring, w_b, scale, first, last, tiles, r, rows, place, 1, XS, YS, CHUNKS, CHANNELS)),
         (produce, (a_desc, b_desc, w_desc, a_ring, b_ring, w_ring, first, last, tiles, XS, YS, CHUNKS, CHANNELS)),
     ], [4, 1], [REGISTERS, 24])  # fmt: skip
 
@@ -386,19 +313,16 @@ def eights(a: Tensor) -> TensorDescriptor:
     return described(a, [r // 8, o, 8, n], [8 * o * n, n, o * n, 1], [X.value // 8, 2, 8, K.value])
 
 
-def forward(
-    a: Tensor, b: Tensor, w: Tensor, w_b: Tensor, scale: Tensor, place: tuple[Tensor | int | None, ...], tile: Tile | None = None
-) -> None:
+def forward(a: Tensor, b: Tensor, w: Tensor, w_b: Tensor, scale: Tensor, place: tuple[Tensor | int | None, ...]) -> None:
     """As triton_outer_product.forward, where `fits`; `place`: as `triton_residual.placed` has it."""
     (r, o, n), rows, z = a.shape, len(b), w.shape[2]
-    tile = tile or tile_of(n)
-    (along_i, along_j), (a_slots, w_slots) = tile.groups, tile.slots(n)
+    (along_i, along_j), (a_slots, w_slots) = tile_of(n), slots_of(n)
     tiles = cdiv(r, along_i * X.value)
     all_tiles = tiles * cdiv(rows, along_j * Y.value)
     programs = min(all_tiles, torch.cuda.get_device_properties(a.device).multi_processor_count)
     outer_product_kernel[(programs,)](
-        eights(a), described(b, [rows * o, n], [n, 1], [Y.value * o // tile.halves, K.value]),
+        eights(a), described(b, [rows * o, n], [n, 1], [Y.value * o, K.value]),
         described(w, [o * o, z], [z, 1], [2 * o, z]), w_b, scale, r, rows, tiles, all_tiles, *place,
         XS=along_i, YS=along_j, CHUNKS=chunks_of(n), CHANNELS=o, A_SLOTS=a_slots, W_SLOTS=w_slots,
-        PREFETCH=tile.prefetch, REGISTERS=REGISTERS, num_warps=4,
+        REGISTERS=REGISTERS, num_warps=4,
     )  # fmt: skip
