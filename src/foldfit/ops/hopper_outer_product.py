@@ -203,6 +203,7 @@ def land(update, i, j, scale, r, rows, target, source, factors, target_r, target
     at_i, at_j = pairs(i, j, STORE)
     inside = gl.broadcast(((at_i < r) & (at_j < rows))[:, None], gl.zeros([64, Z], gl.int32, STORE))[0]
     at_i = at_i.to(gl.int64)
+    at_j = at_j.to(gl.int64)
     z = gl.arange(0, Z, gl.SliceLayout(0, STORE))[None, :]
     if source is not None:
         b_source = gl.load(source + (at_i * source_r + at_j * source_n)[:, None] + z, mask=inside, other=0.0)
