@@ -30,6 +30,8 @@ EITHER = ("c", "u")
 """Of a transition by Triton: ops/triton_transition.py."""
 LONG_ROWS = (("bf16", 1024),)
 """Of attention on NVIDIA Hopper: ops/hopper_attention.py."""
+MANY_SEQUENCES = (("bf16", 257), ("bf16", 385), ("bf16", 513))
+"""Of the outer product mean on NVIDIA Hopper: ops/hopper_outer_product.py, which ends before the last."""
 
 
 def known_providers(names: Iterable[str]) -> tuple[str, ...]:
@@ -98,5 +100,7 @@ SWIGLU_TRANSITION: Kernels = {
 }
 OUTER_PRODUCT_MEAN: Kernels = {
     "reference": anywhere(pair.OUTER_UPDATE, pair.OUTER_SHARE),
-    "triton": {"cuda": Kernel(triton_outer.OUTER_UPDATE, triton_outer.OUTER_SHARE, within=(("c", 1, 256), ("z", 1, 128), ("p", 1, 128)))},
+    "triton": fused(
+        triton_outer.OUTER_UPDATE, ("c", 1, 256), ("z", 1, 128), ("p", 1, 128), share=triton_outer.OUTER_SHARE, turns=MANY_SEQUENCES
+    ),
 }
