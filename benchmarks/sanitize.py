@@ -79,6 +79,18 @@ def run_hopper() -> None:
         hopper_attention.attention_forward(q, k, v, gate, bias, mask, triton_attention.leading_keys(mask), True)
 
 
+def run_hopper_outer_product() -> None:
+    """The outer product mean for NVIDIA Hopper where residues are whole eights, which no slice here has."""
+    from foldfit.ops.onto import onto
+    from foldfit.ops.triton_outer_product import outer_product
+
+    for n, r, rows in ((48, 72, 67), (400, 40, 67)):
+        shapes = ((r, 32, n), (rows, 32, n), (32, 32, 128), (128,), (r, rows), (r, rows, 128))
+        *given, z = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for shape in shapes)
+        with torch.no_grad(), onto(z, z, None):
+            outer_product(*given)
+
+
 @triton.jit
 def beyond_kernel(x, out, n, BLOCK: tl.constexpr):
     """Sums n values and what comes after them."""
@@ -91,7 +103,11 @@ def run_control() -> None:
     beyond_kernel[(1,)](x, torch.empty(1, device="cuda"), 128, BLOCK=256)
 
 
-EXTRA: dict[str, Callable[[], None]] = {"hopper_attention": run_hopper, "control": run_control}
+EXTRA: dict[str, Callable[[], None]] = {
+    "hopper_attention": run_hopper,
+    "hopper_outer_product": run_hopper_outer_product,
+    "control": run_control,
+}
 
 
 def one(mark: str, found: Path) -> None:
