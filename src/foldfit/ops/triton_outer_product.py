@@ -2,7 +2,7 @@
 
 AF2 Suppl. Alg. 10, lines 3-4. A program owns X x Y pairs and goes through the channels U x V at a time: the products
 [X * U, Y * V] over sequences, laid out anew as [X * Y, U * V], meet their part of the output weights. So the operands are read as
-by any matrix product, and nothing with both channels is written.
+by any matrix product, and nothing with both channels is written. hopper_outer_product.py does the same on NVIDIA Hopper, where it fits.
 
 Shapes: r rows, R all rows, n sequences, o p channels, z channels out. In kernels: X Y pairs, U V channels, K sequences of a
 tile, Z the width padded for a product.

@@ -1,6 +1,7 @@
 """What the Triton kernels of the outer product mean cost: matrix products, bytes moved, moments, what autograd keeps.
 
 Partial sums of a projection's backward are counted at their most, once more for every 256 tokens.
+In bf16 on NVIDIA Hopper the forward is ops/hopper_outer_product.py, in as many bytes.
 Written by `python -m foldfit.profile.moments`, which traces the sub-module; the contract test holds them. Letters: stacks/spec.py.
 """
 
