@@ -26,6 +26,8 @@ TOLERANCE = {"fp32": 1e-5, "tf32": 3e-3, "bf16": 5e-2, "fp16": 5e-3}
 
 N_SEQ, N_RES, BEYOND = 40, 70, 3
 """Sizes that no tile divides; so much beyond the length from which on a kernel runs by other code."""
+FAINT = 1 / 64
+"""Of what a sub-module only writes, and of gradients handed in of what it only reads: the update that is added to them rounds less."""
 ROWS = 16
 """That the reference takes at a time: in fp64 the logits of all would be the memory of a large card."""
 
@@ -149,10 +151,15 @@ def given(case: Case, device: str) -> tuple[SubModule, State, State, State]:
     """The sub-module; the state, its masks and gradients of its new versions, random."""
     sub, dtype = case.sub, DTYPES[case.precision]
     torch.manual_seed(0)
-    used = sorted({name for name, _ in (*sub.reads, sub.writes, *((sub.shares,) if sub.shares else ()))})
-    state = {n: torch.randn(1, *case.axes[n], case.channels[n]).to(device, dtype) for n in used}
+    read = {name for name, _ in (*sub.reads, *((sub.shares,) if sub.shares else ()))}
+    used = sorted(read | {sub.writes[0]})
+
+    def some(name: str, faint: bool) -> Tensor:
+        return (torch.randn(1, *case.axes[name], case.channels[name]) * (FAINT if faint else 1)).to(device, dtype)
+
+    state = {n: some(n, n not in read) for n in used}
     masks = {n: (torch.rand(1, *case.axes[n]) > 0.1).to(device, dtype) for n in used}
-    grads = {n: torch.randn(1, *case.axes[n], case.channels[n]).to(device, dtype) for n in used}
+    grads = {n: some(n, n != sub.writes[0]) for n in used}
     return SUB_MODULES[sub.kind](sub).to(device, dtype), state, masks, grads
 
 
