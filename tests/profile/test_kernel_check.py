@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 
 import pytest
+import torch
 
 from foldfit.cli import main
 from foldfit.cost.devices import find_device
@@ -97,6 +98,32 @@ def test_what_a_kernel_raises_is_its_verdict(monkeypatch):
     monkeypatch.setitem(KERNELS, "sdpa", replace(KERNELS["sdpa"], attention=broken))
     verdict = kernel_check.check(attention_case("sdpa"), "cpu")
     assert not verdict.trusted and verdict.raised == "NotImplementedError: out of shared memory"
+
+
+def outer_product_case(n_seq: int) -> Case:
+    sub = next(s for s in stack_spec("evoformer", c_m=16, c_z=16).sub_modules if s.kind == "outer_product_mean")
+    return Case(sub, "reference", "bf16", {"m": (n_seq, 70), "z": (70, 70)}, {"m": 16, "z": 16})
+
+
+@pytest.mark.parametrize("n_seq", [40, 516])
+def test_small_updates_are_judged_by_themselves(n_seq):
+    """Not by how adding them to the pair and to a gradient rounds."""
+    verdict = kernel_check.check(outer_product_case(n_seq), "cpu")
+    assert verdict.trusted and max(verdict.output, verdict.inputs) < 0.01
+
+
+@pytest.mark.parametrize("n_seq", [40, 516])
+def test_a_gradient_that_is_not_added_to_is_found(n_seq, monkeypatch):
+    right = kernel_check.apply.backward
+
+    def forgets(call, state, kept, grads, gradients):
+        before = grads["m"].clone()
+        right(call, state, kept, grads, gradients)
+        if before.dtype == torch.bfloat16:  # not what it is compared with
+            grads["m"] -= before
+
+    monkeypatch.setattr(kernel_check.apply, "backward", forgets)
+    assert not kernel_check.check(outer_product_case(n_seq), "cpu").trusted
 
 
 @pytest.mark.parametrize("wrong", ["output", "inputs", "parameters"])

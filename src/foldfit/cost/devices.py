@@ -31,9 +31,9 @@ GRAPH_CALL = 3e-6
 COLLECTIVE_CALL = 4.5e-5
 """Seconds in which the host calls a collective that no graph has in it: 37 to 52 us, measured on a host with 4 H200 (torch 2.11)."""
 
-GRAPH_COLLECTIVE = 2e-5
-"""Seconds that a collective of a CUDA graph takes beyond its own: whole steps of 48 blocks took 16 to 26 us a collective longer than the
-sum of their options on 2 and 4 H200 (one of six no longer), 32 to 46 on 2 H100 (benchmarks/results/ranks_h200.json, study_h100)."""
+GRAPH_COLLECTIVE = 1.4e-5
+"""Seconds that a collective of a CUDA graph takes beyond its own: whole steps of 48 blocks took 3 to 17 us a collective longer than the
+sum of their options on 2 and 4 H200 (two of ten no longer), 32 to 46 on 2 H100 (benchmarks/results/ranks_h200.json, study_h100)."""
 
 HOSTS_TOGETHER = 1.6
 """Times as long as alone that the hosts of several ranks take to launch kernels one by one, since each collective waits for the slowest:

@@ -26,7 +26,7 @@ TOLERANCE = {"fp32": 1e-5, "tf32": 3e-3, "bf16": 5e-2, "fp16": 5e-3}
 
 N_SEQ, N_RES, BEYOND = 40, 70, 3
 """Sizes that no tile divides; so much beyond the length from which on a kernel runs by other code."""
-FAINT = 1 / 64
+FAINT = 1 / 16
 """Of what a sub-module only writes, and of gradients handed in of what it only reads: the update that is added to them rounds less."""
 ROWS = 16
 """That the reference takes at a time: in fp64 the logits of all would be the memory of a large card."""
