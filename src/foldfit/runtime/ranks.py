@@ -91,10 +91,11 @@ class Ranks:
         out = self.laid_out(x, old, new, whole)
         parts = relay_parts(x.element_size() * most_elements(whole, self.size) * x.shape[-1])
         for sample in range(len(x)):
-            begun = [self.exchange(x[sample], out[sample], old, whole, 0, parts, beside=x.is_cuda and parts > 1)]
-            for part in range(1, parts):
-                begun.append(self.exchange(x[sample], out[sample], old, whole, part, parts, beside=x.is_cuda))
-                begun.pop(0).wait()
+            begun: list[Begun] = []
+            for part in range(parts):
+                begun.append(self.exchange(x[sample], out[sample], old, whole, part, parts, beside=x.is_cuda and parts > 1))
+                if part:
+                    begun.pop(0).wait()
             begun.pop().wait()
         return out
 
