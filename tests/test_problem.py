@@ -61,6 +61,13 @@ def test_stacks_that_share_a_tensor_share_its_width():
         Trunk(("evoformer", 1, {}), ("pairformer", 1, {"c_z": 64}))
 
 
+def test_stacks_that_share_a_tensor_share_its_size():
+    """Which the stacks of two MSAs do not."""
+    with pytest.raises(BadInput, match=r"evoformer: expected m of \(5, 6\), as in the stacks before, got \(4, 6\)"):
+        foldfit.plan([Stack("evoformer", 1, 5), Stack("pairformer", 1), Stack("evoformer", 1, 4)], n_res=6)
+    assert foldfit.plan([Stack("extra_msa", 1, 5), Stack("evoformer", 1, 4)], n_res=6, memory=2**30)
+
+
 @pytest.mark.parametrize("options", [lambda o: o[0].choice, lambda o: None, lambda o: (o[0].choice,) * len(o)])
 def test_a_policy_that_returns_something_else_is_named(options):
     def wrong(table):

@@ -18,6 +18,7 @@ from foldfit.cost.memory import Setting, away_bytes, shared_bytes, sub_module_by
 from foldfit.cost.seconds import Seconds, sub_module_seconds, updating
 from foldfit.cost.sizes import Shapes, shapes_of
 from foldfit.cost.trust import trusted
+from foldfit.errors import BadInput
 from foldfit.planner.calls import calls
 from foldfit.planner.layouts import Passage, passages, wanted
 from foldfit.planner.option import Option
@@ -90,9 +91,10 @@ Rows = Callable[[int], tuple[int, ...]]
 
 def option_table(problem: Problem, device: Device, rows: Rows = slice_rows) -> OptionTable:
     """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have, BadInput
-    for a cost database of another one."""
+    for a cost database of another one, and for stacks in a row that do not go together."""
     device.peak(problem.precision)
     check_together([stack_spec(s.name, **s.widths) for s in problem.stacks])
+    check_sizes(problem)
     costs = find_costs(device)
     return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs, rows) for stack in problem.stacks))
 
@@ -107,6 +109,17 @@ def setting_of(problem: Problem, shapes: Shapes) -> Setting:
         dropout=problem.dropout,
         align=CUDA_ALIGN if problem.device_type == "cuda" else 1,
     )
+
+
+def check_sizes(problem: Problem) -> None:
+    """Raises BadInput where stacks in a row want a tensor that they share in different sizes."""
+    known: dict[str, tuple[int, ...]] = {}
+    for stack in problem.stacks:
+        for name, lengths in shapes_of(problem, stack)[1].axes.items():
+            if known.setdefault(name, lengths) != lengths:
+                raise BadInput(
+                    f"{stack.name}: expected {name} of {known[name]}, as in the stacks before, got {lengths}: give all of them as many rows"
+                )
 
 
 def stack_options(problem: Problem, stack: Stack, device: Device, costs: Corrections | None, rows: Rows) -> StackOptions:
