@@ -104,7 +104,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             if isinstance(head, dict) and head.get("schema", SCHEMA) != SCHEMA:
                 raise NotSupported(f"{source} has plan schema {head['schema']!r}, this foldfit reads {SCHEMA}: plan again")
             plan = msgspec.json.decode(text, type=cls)
-        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
             raise BadInput(f"{source} is not a plan of foldfit: {error}") from None
         if plan.digest != plan.sign():
             raise BadInput(f"{source} was changed after it was planned, so its promise no longer holds: plan again, or write a policy")

@@ -189,6 +189,25 @@ def test_inputs_that_are_not_the_plans(capsys, tmp_path):
     code, _, err = call(capsys, "run", path, "--weights", str(tmp_path / "w.npz"))
     assert code == 2 and "is missing" in err
     assert call(capsys, "run", path, "--repeat", "-1")[0] == 2
+    for seed in ("-1", str(2**63)):
+        code, _, err = call(capsys, "run", path, "--seed", seed)
+        assert code == 2 and f"seed: expected a whole number from 0 to 2**63 - 1, got {seed}" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [["run", "PATH"], ["bench", "PATH"], ["plan", *TINY, "--costs", "PATH"], ["report", "DIR"]])
+def test_json_of_any_depth_is_one_line(capsys, tmp_path, argv):
+    path = tmp_path / "measured.json"
+    path.write_text("[" * 100_000)
+    (tmp_path / "plan.json").write_text("[" * 100_000)
+    code, out, err = call(capsys, *(str({"PATH": path, "DIR": tmp_path}.get(word, word)) for word in argv))
+    assert (code, out) == (2, "") and err.count("\n") == 1
+
+
+def test_a_plan_beyond_its_card_says_so(capsys):
+    argv = ["plan", "--n-seq", "512", "--n-res", "384", "--mode", "train", "--precision", "bf16", "--policy", "none"]
+    code, _, err = call(capsys, *argv, "--device", "L4", "--memory", "500GiB")
+    assert code == 0 and err.startswith("note: L4 has 23.25 GiB for plans, and this one needs ") and err.count("\n") == 1
+    assert call(capsys, *argv[:-2], "--device", "L4", "--memory", "16GiB")[2] == ""
 
 
 def test_no_output_overwrites_anything(capsys, tmp_path):
@@ -245,7 +264,8 @@ def test_an_alignment_has_as_many_rows_whatever_the_length(capsys):
     ("argv", "words"),
     [
         (["--precisions", "nope"], "--precisions nope: expected fp32"), (["--compile", "nope"], "--compile nope"),
-        (["--again", "nope"], "--again nope"), (["--minutes", "nan"], "--minutes nan"), (["--minutes", "-1"], "--minutes -1"),
+        (["--again", "nope"], "--again nope"), (["--n-res", "9999"], "nothing to measure"),
+        (["--minutes", "nan"], "--minutes nan"), (["--minutes", "-1"], "--minutes -1"),
         (["--gpus", "2"], "--gpus 2 is for 2 ranks, 1 was started: torchrun --nproc-per-node 2 -m foldfit profile"),
     ],
 )  # fmt: skip

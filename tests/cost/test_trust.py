@@ -10,10 +10,11 @@ import torch
 from foldfit.cli import main
 from foldfit.cost.devices import find_device
 from foldfit.cost.trust import Trust, mark, save_trust, trust_of
-from foldfit.errors import MissingEnvironment
+from foldfit.errors import MissingEnvironment, NotSupported
 from foldfit.planner.options import option_table
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
+from foldfit.stacks import stack_spec
 from tests import cueq, small
 
 H200 = find_device("H200")
@@ -98,3 +99,11 @@ def test_the_command_line_knows_it(cache, capsys):
     assert json.loads(capsys.readouterr().out)["policy"] == "auto"
     assert main([*flags, "--providers", "nobody"]) == 2
     assert "expected cueq" in capsys.readouterr().err
+
+
+def test_a_sub_module_without_a_trusted_kernel_is_refused(cache):
+    sub = next(s for s in stack_spec("extra_msa").sub_modules if s.kind == "global_attention")
+    save_trust("cpu", Trust(frozenset({mark("reference", sub, "fp32")})))
+    trust_of.cache_clear()
+    with pytest.raises(NotSupported, match="msa_column_global_attention: no kernel in fp32 on cpu that is trusted"):
+        option_table(Problem(stacks=(Stack("extra_msa", 1, 8),), n_res=16, memory=2**30), find_device("cpu"))

@@ -34,6 +34,9 @@ def test_sequences_over_several_lines_comments_and_dos_endings():
 def test_the_example_is_read(tmp_path):
     a = read_a3m(EXAMPLE)
     assert a.rows.shape == (1428, 191) and a.rows.dtype == np.int8
+    marked = tmp_path / "of_windows.a3m"
+    marked.write_bytes("\ufeff".encode() + EXAMPLE.read_bytes())
+    assert np.array_equal(read_a3m(marked).rows, a.rows)
     packed = tmp_path / "6kwc.a3m.gz"
     packed.write_bytes(gzip.compress(EXAMPLE.read_bytes()))
     assert np.array_equal(read_a3m(packed).rows, a.rows)

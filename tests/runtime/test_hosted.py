@@ -139,11 +139,16 @@ def test_tensors_in_pieces_are_refused() -> None:
 
 
 def test_the_message_says_that_host_memory_would_do() -> None:
-    fields = dict(n_res=64, memory="1500KiB", device="cpu")
+    with pytest.raises(DoesNotFit) as error:
+        foldfit.plan(TRUNKS["pairformer"], n_res=64, memory=1, device="H200", inputs="overwritten")
+    fields = dict(n_res=64, memory=error.value.need - 1, device="H200")
     with pytest.raises(DoesNotFit, match="it fits with --inputs overwritten --host-memory") as error:
         foldfit.plan(TRUNKS["pairformer"], **fields)
     size = str(error.value).split("--host-memory ")[1].split(";")[0]
     assert foldfit.plan(TRUNKS["pairformer"], inputs="overwritten", host_memory=size, **fields).hosted == ("z",)
+    with pytest.raises(DoesNotFit) as error:  # a processor's memory is the host's
+        foldfit.plan(TRUNKS["pairformer"], n_res=64, memory="1MiB", device="cpu")
+    assert "--host-memory" not in str(error.value)
 
 
 def test_the_message_says_that_overwritten_inputs_would_do() -> None:

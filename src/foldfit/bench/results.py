@@ -95,7 +95,7 @@ def read_results(path: Path) -> Results:
         return msgspec.json.decode(data, type=Results)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path} is no result of foldfit bench: {error}") from None
 
 

@@ -60,5 +60,5 @@ def read_problem(path: Path) -> Problem:
         return msgspec.convert(found["problem"] if isinstance(found, dict) and "problem" in found else found, Problem)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path} has no problem of foldfit: {error}") from None

@@ -1,6 +1,7 @@
 """`foldfit plan`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from foldfit.cli import problem as flags
@@ -22,7 +23,7 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     from foldfit.planner.api import as_graphs, plan_problem
-    from foldfit.units import format_seconds
+    from foldfit.units import format_bytes, format_seconds
 
     if args.output:
         refuse_to_overwrite([Path(args.output)], args.force)
@@ -30,6 +31,9 @@ def main(args: argparse.Namespace) -> None:
     plan = plan_problem(problem, device, args.policy, args.solver)
     if args.output:
         plan.save(args.output)
+    room, peak = device.memory - device.reserved, plan.promised.peak_bytes
+    if peak > room:
+        print(f"note: {device.name} has {format_bytes(room)} for plans, and this one needs {format_bytes(peak)}", file=sys.stderr)
     print(plan.dumps() if args.json else plan)
     if not args.json and (faster := as_graphs(plan, device, args.policy, args.solver)):
         print(f"the host's launches decide: as CUDA graphs {format_seconds(faster)}, with --launch graph")

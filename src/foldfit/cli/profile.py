@@ -86,6 +86,10 @@ def main(args: argparse.Namespace) -> None:
         raise MissingEnvironment(f"no {device.name} here: profile on the machine that has one, and plan anywhere with its file as --costs")
     costs = costs_here(path, device)
     asked_for = tasks(problems, device)
+    if not asked_for:
+        raise BadInput(
+            "nothing to measure: all options are beyond the memory, or take longer than profiling may by the model: smaller --sizes"
+        )
     samples = {s.identity: s for s in remembered(costs, asked_for, args.again)}
     todo = [t for t in asked_for if t.identity not in samples]
     if args.compile == "all":

@@ -82,7 +82,7 @@ def load_costs(path: str | os.PathLike[str]) -> Costs:
         costs = msgspec.json.decode(data, type=Costs)
     except OSError as error:
         raise BadInput(f"cannot read {os.fspath(path)}: {error.strerror}") from None
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise BadInput(f"{os.fspath(path)} is no cost database of foldfit: {error}; {AGAIN}") from None
     if any(not c.seconds > 0 or c.size < 1 or c.ranks < 2 for c in costs.collectives):
         raise BadInput(f"{os.fspath(path)} has collectives of no bytes, seconds or ranks: {AGAIN}")

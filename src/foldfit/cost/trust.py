@@ -58,7 +58,7 @@ def trust_of(device: str) -> Trust:
         return Trust()
     try:
         return msgspec.json.decode(path.read_bytes(), type=Trust)
-    except (msgspec.DecodeError, msgspec.ValidationError, OSError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, OSError) as error:
         raise BadInput(f"{path} is no list of kernels: {error}; delete it, and run foldfit doctor --kernels again") from None
 
 

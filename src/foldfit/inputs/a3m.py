@@ -43,7 +43,8 @@ def read_a3m(path: str | os.PathLike[str]) -> Alignment:
 def read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        text = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        return text.removeprefix(b"\xef\xbb\xbf")  # as Windows marks UTF-8
     except OSError as error:
         raise BadInput(f"cannot read the alignment {path}: {error.strerror or error}") from None
     except (EOFError, zlib.error) as error:

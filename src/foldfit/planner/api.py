@@ -64,7 +64,8 @@ def host_would(problem: Problem, device: Device, policy: str) -> str:
         return "; host memory makes a step faster, not smaller" if problem.host_memory else ""
     if policy != "auto" or problem.axial > 1 or problem.launch == "graph":
         return ""
-    more = msgspec.structs.replace(problem, inputs="overwritten", host_memory=2**62)
+    host = 0 if problem.device_type == "cpu" else 2**62  # of a processor it is the same memory
+    more = msgspec.structs.replace(problem, inputs="overwritten", host_memory=host)
     try:
         refuse_hopeless(more)
         found = make_plan(option_table(more, device))

@@ -18,7 +18,7 @@ from foldfit.cost.memory import Setting, away_bytes, shared_bytes, sub_module_by
 from foldfit.cost.seconds import Seconds, sub_module_seconds, updating
 from foldfit.cost.sizes import Shapes, shapes_of
 from foldfit.cost.trust import trusted
-from foldfit.errors import BadInput
+from foldfit.errors import BadInput, NotSupported
 from foldfit.planner.calls import calls
 from foldfit.planner.layouts import Passage, passages, wanted
 from foldfit.planner.option import Option
@@ -90,8 +90,8 @@ Rows = Callable[[int], tuple[int, ...]]
 
 
 def option_table(problem: Problem, device: Device, rows: Rows = slice_rows) -> OptionTable:
-    """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have, BadInput
-    for a cost database of another one, and for stacks in a row that do not go together."""
+    """All options of all stacks, with the device's costs. Raises NotSupported for a precision that it does not have and a
+    sub-module without a kernel, BadInput for a cost database of another one, and for stacks in a row that do not go together."""
     device.peak(problem.precision)
     check_together([stack_spec(s.name, **s.widths) for s in problem.stacks])
     check_sizes(problem)
@@ -132,6 +132,11 @@ def stack_options(problem: Problem, stack: Stack, device: Device, costs: Correct
     for sub, passage in zip(spec.sub_modules, ways, strict=True):
         here = replace(setting, shapes=replace(shapes, layout=passage.layout))
         options = [o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs, rows)]
+        if not options:
+            none = f"{sub.name}: no kernel in {problem.precision} on {device.name}"
+            raise NotSupported(
+                f"{none} that is trusted there and made for these sizes: foldfit doctor --kernels checks those of this machine"
+            )
         if away := tuple(name for name in hostable(problem) if name in state):
             options = [o for option in options for o in (option, *on_host(option, sub, away, problem, here, device))]
         if problem.axial > 1:

@@ -76,7 +76,9 @@ class Verdict:
         # Of a ReLU's inputs a part like the rounding error lands on the other side of zero, each with a gradient that is all
         # wrong: together they are off by that part's square root.
         of_gradients = max(tolerance, tolerance**0.5 / 3) if self.kind == "transition" else tolerance
-        return self.output <= tolerance and self.inputs <= of_gradients and self.parameters <= of_gradients  # NaN is not
+        # PyTorch's layer norm sums its parameters' gradients in 16 bits on a processor: they are to be numbers, and plans need it.
+        of_parameters = 0.5 if self.kernel == "reference" else of_gradients
+        return self.output <= tolerance and self.inputs <= of_gradients and self.parameters <= of_parameters  # NaN is not
 
 
 def cases(device_type: str, precisions: list[str], widths: dict[str, int] | None = None) -> Iterator[Case]:

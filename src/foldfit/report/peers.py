@@ -35,7 +35,7 @@ def read_peers(path: "str | os.PathLike[str]") -> Measurements:
         return msgspec.json.decode(Path(path).read_bytes(), type=Measurements)
     except OSError as error:
         raise BadInput(f"cannot read {os.fspath(path)}: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{os.fspath(path)} has no measured peers: {error}; benchmarks/side_by_side.py --json makes them") from None
 
 

@@ -204,7 +204,7 @@ def read_measured(path: "str | os.PathLike[str]") -> dict[str, Any]:
         msgspec.convert(found, Measured)
     except OSError as error:
         raise BadInput(f"cannot read {os.fspath(path)}: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{os.fspath(path)} is no measurement of foldfit: {error}") from None
     return found
 

@@ -38,9 +38,11 @@ class Job:
 
 
 def job_of(plan: Plan, msa: str | None = None, weights: str | None = None, seed: int = 0, ranks: Ranks = ALONE) -> Job:
-    """Raises BadInput for an alignment or parameters that are not the plan's, MissingEnvironment without the device. Over several
-    ranks the inputs are this rank's, of a sample of its replica's own where they are random."""
+    """Raises BadInput for an alignment or parameters that are not the plan's and a seed below 0, MissingEnvironment without the device.
+    Over several ranks the inputs are this rank's, of a sample of its replica's own where they are random."""
     problem = plan.problem
+    if not 0 <= seed < 2**63:
+        raise BadInput(f"seed: expected a whole number from 0 to 2**63 - 1, got {seed}")
     if problem.device_type == "cuda" and not torch.cuda.is_available():
         raise MissingEnvironment(f"the plan is for {problem.device} and this machine has no CUDA device: plan with --device cpu")
     if problem.device_type == "cuda":
