@@ -331,3 +331,10 @@ def test_gradients_that_accumulate_are_told_or_planned():
         trunk.run(inputs(trunk), {}, fresh)
     with pytest.raises(BadInput, match="an inference has no gradients"):
         foldfit.plan(trunk, n_seq=11, n_res=N_RES, gradients="accumulated")
+
+
+@pytest.mark.parametrize("plan", ["plan.json", {}])
+def test_what_is_no_plan_is_named(plan):
+    trunk = small.trunk(small.stack("pairformer"))
+    with torch.no_grad(), pytest.raises(BadInput, match="plan: expected one of foldfit.plan or Plan.load, got (str|dict)"):
+        trunk.run({"s": torch.zeros(6, 48), "z": torch.zeros(6, 6, 32)}, {}, plan)

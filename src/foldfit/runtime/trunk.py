@@ -91,6 +91,8 @@ class Trunk(nn.Module):
         train = torch.is_grad_enabled() and any(x.requires_grad for x in (*parameters, *state.values()))
         if plan is None:
             plan = default_plan(self, state, "train" if train else "infer")
+        if not isinstance(plan, Plan):
+            raise BadInput(f"plan: expected one of foldfit.plan or Plan.load, got {type(plan).__name__}")
         with contextlib.nullcontext() if plan.digest in self.agreed else self.ranks.together():
             check_plan(self, plan)
             batch, state, masks = check_inputs(self, plan, state, masks, train, {p.dtype for p in parameters})
