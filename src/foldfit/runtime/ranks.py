@@ -320,11 +320,11 @@ def most_elements(whole: tuple[int, ...], size: int) -> int:
 @contextlib.contextmanager
 def let_go(*tensors: Tensor) -> Iterator[None]:
     """Waits until nothing else holds the tensors: gloo's threads do so for a moment after their result is there, and what they
-    hold, nobody can free. Seen by uses of the storage, so a collective gets views. After a second it goes on anyway."""
+    hold, nobody can free. Seen by uses of the storage, so a collective gets views. After ten seconds it goes on anyway."""
     storages = [x.untyped_storage() for x in tensors]
     before = [torch._C._storage_Use_Count(s._cdata) for s in storages]
     yield
-    end = time.perf_counter() + 1
+    end = time.perf_counter() + 10
     while time.perf_counter() < end and any(torch._C._storage_Use_Count(s._cdata) > n for s, n in zip(storages, before, strict=True)):
         time.sleep(0)
 
