@@ -14,7 +14,7 @@ import msgspec
 from foldfit.errors import BadInput, MissingEnvironment, NotSupported
 from foldfit.problem import Problem
 
-SCHEMA = 5
+SCHEMA = 6
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,7 +22,9 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backward needs or drops it and recomputes it, slice by slice. `layout`, over several ranks: the axis that each state tensor
     is sharded over while it runs, "m1 z0"; a block begins and ends with axis 0 everywhere. `host`: the state tensors that are on the
     host while it runs, "m z", and come to the device by its slices; the others are on the device. `piece_rows`, over several ranks: what
-    all rows share travels from rank to rank, so many rows of each at a time, once for every slice; 0: it is gathered whole."""
+    all rows share travels from rank to rank, so many rows of each at a time, once for every slice; 0: it is gathered whole.
+    `channels`: neither; ranks exchange what they have of all channels for all of some channels, and back, so that the tensor may be
+    sharded over either axis."""
 
     kernel: str
     rows: int
@@ -31,6 +33,7 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layout: str = ""
     host: str = ""
     piece_rows: int = 0
+    channels: bool = False
 
 
 class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -81,16 +81,17 @@ def choice_rows(plan: "Plan") -> list[tuple[str, str, str]]:
 
 
 def short(choice: "Choice") -> str:
-    """Rows a slice, r: recomputed, / rows of a piece, : kernel, < tensors on the host."""
+    """Rows a slice, r: recomputed, / rows of a piece, x: channels exchanged, : kernel, < tensors on the host."""
     kernel = "" if choice.kernel == "reference" else f":{choice.kernel}"
     piece, away = f"/{choice.piece_rows}" if choice.piece_rows else "", "<" + "".join(choice.host.split()) if choice.host else ""
-    return f"{choice.rows}{'r' if choice.recompute else ''}{piece}{kernel}{away}"
+    return f"{choice.rows}{'r' if choice.recompute else ''}{'x' * choice.channels}{piece}{kernel}{away}"
 
 
 def plan_table(plan: "Plan") -> str:
     width = max(len(name) for name, _ in plan_rows(plan))
     lines = [f"{name:<{width}}  {text}" for name, text in plan_rows(plan)]
     pieces = ", / and rows of the pieces that go around" if any(c.piece_rows for chosen in plan.choices.values() for c in chosen) else ""
+    pieces += ", x where ranks exchange channels" * any(c.channels for chosen in plan.choices.values() for c in chosen)
     away = ", < of tensors on the host" if plan.hosted else ""
     lines.append(f"choices: rows a slice of each sub-module, r where backward recomputes it{pieces}{away}")
     lines += [f"  {name}: {uses}: {text}" for name, uses, text in choice_rows(plan)]

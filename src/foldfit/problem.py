@@ -32,6 +32,13 @@ RELAY_BYTES = 2**28
 """Of a tensor that ranks lay out anew, about what is on its way at a time: a collective of so many bytes is long enough."""
 
 
+def bounds(total: int, size: int) -> list[tuple[int, int]]:
+    """(start, stop) of every rank's rows; the first ranks have one more where `total` does not divide."""
+    base, more = divmod(total, size)
+    starts = [rank * base + min(rank, more) for rank in range(size + 1)]
+    return list(zip(starts, starts[1:], strict=False))
+
+
 def relay_parts(size: int) -> int:
     """In how many parts a sample of `size` bytes, the most that a rank has of it, is relaid."""
     return -(-size // RELAY_BYTES)

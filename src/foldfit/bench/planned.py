@@ -13,7 +13,7 @@ from foldfit.cost.devices import Device
 from foldfit.errors import BadInput, DoesNotFit
 from foldfit.planner.build import chain_of, make_plan
 from foldfit.planner.hopeless import refuse_hopeless
-from foldfit.planner.options import OptionTable, option_table
+from foldfit.planner.options import OptionTable, StackOptions, option_table
 from foldfit.planner.simulate import simulate
 from foldfit.plans import Plan
 
@@ -47,7 +47,7 @@ def planned(case: Case, device: Device, folder: Path | None, known: Result | Non
     p = plan.promised
     return Planned(case, msgspec.structs.replace(
         plain, costs=plan.costs, promised_peak=p.peak_bytes, promised_seconds=p.seconds, promised_exposed=p.exposed,
-        promised_activation=simulate(chain_of(table, plan.hosted), plan.choices, plan.schedule).activation,
+        promised_activation=simulate(chain_of(table.having(plan.choices), plan.hosted), plan.choices, plan.schedule).activation,
         gap=plan.bound.gap if plan.bound else 0.0,
     ), plan)  # fmt: skip
 
@@ -56,8 +56,8 @@ def only(table: OptionTable, kernels: tuple[str, ...]) -> OptionTable:
     """The table without the other kernels. Raises BadInput where a sub-module has none of them."""
     if not kernels:
         return table
-    stacks = []
-    for stack in table.stacks:
+
+    def left(stack: StackOptions) -> StackOptions:
         subs = tuple(
             replace(sub, options=tuple(o for o in sub.options if o.choice.kernel in kernels)) for sub in stack.sub_modules
         )  # fmt: skip
@@ -65,5 +65,6 @@ def only(table: OptionTable, kernels: tuple[str, ...]) -> OptionTable:
             if not sub.options:
                 has = ", ".join(dict.fromkeys(o.choice.kernel for o in whole.options))
                 raise BadInput(f"--kernels {','.join(kernels)}: {sub.spec.name} has {has} here; add one of them")
-        stacks.append(replace(stack, sub_modules=subs))
-    return replace(table, stacks=tuple(stacks))
+        return replace(stack, sub_modules=subs)
+
+    return table.with_stacks(left)

@@ -33,7 +33,7 @@ def planned_peaks(plan: Plan, steps: list[dict[str, Any]]) -> tuple[list[Peak], 
     stays = resident_bytes(plan.problem, CUDA_ALIGN if plan.problem.device_type == "cuda" else 1, plan.hosted)
     found: list[tuple[list[Peak], list[Transfer]]] = []
     for costs in ("", "modelled"):
-        table = option_table(plan.problem, replace(device, costs=costs))
+        table = option_table(plan.problem, replace(device, costs=costs)).having(plan.choices)
         writes = {stack.spec.name: [sub.spec.writes[0] for sub in stack.sub_modules] for stack in table.stacks}
         timeline, parts = breakdown(chain_of(table, plan.hosted), plan.choices, plan.schedule, writes, *stays)
         peaks = join(timeline.moments, steps, parts, waits(table, plan.choices, plan.schedule))

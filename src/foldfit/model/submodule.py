@@ -53,6 +53,14 @@ class SubModule(nn.Module):
         """What `finish` needs of these rows, whichever part of the shared tensors it gets; `spec.prepared` and masks after it."""
         raise NotImplementedError(f"{type(self).__name__} needs all that is shared at once")
 
+    def combine(self, prepared: tuple[Tensor, ...], shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
+        """Of some channels of what was prepared and of what is shared, what `conclude` needs of these channels, channels first."""
+        raise NotImplementedError(f"{type(self).__name__} needs all channels at once")
+
+    def conclude(self, x: tuple[Tensor, ...], combined: Tensor, ops: Ops) -> Tensor:
+        """The update of the rows x from all channels of `combined`, without a backward; here rows and columns may both be a part."""
+        raise NotImplementedError(f"{type(self).__name__} needs all channels at once")
+
     def finish(self, x: tuple[Tensor, ...], prepared: tuple[Tensor, ...], shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
         """The columns of the update that belong to these rows of the shared tensors: with all of them it is `update`. `x`: the
         rows at those columns, where the tensor that is read is the one that is written."""

@@ -41,6 +41,17 @@ class TriangleMultiplication(SubModule):
             self.output_w, self.output_b, self.gating_w, self.gating_b,
         )  # fmt: skip
 
+    def combine(self, prepared: tuple[Tensor, ...], shared: tuple[Tensor, ...], ops: Ops) -> Tensor:
+        """([r, u, n],) and ([R, u, n],) of some channels u -> their product [u, r, R]."""
+        return ops.triangle_product(prepared[0], shared[0])
+
+    def conclude(self, x: tuple[Tensor, ...], combined: Tensor, ops: Ops) -> Tensor:
+        """x ([r, n, c],), the product [u, r, n] -> [r, n, c]."""
+        return ops.triangle_end(
+            combined, x[0], self.norm_scale, self.norm_offset, self.center_scale, self.center_offset,
+            self.output_w, self.output_b, self.gating_w, self.gating_b,
+        )  # fmt: skip
+
 
 class OuterProductMean(SubModule):
     """AF2 Suppl. Alg. 10 "OuterProductMean": reads the MSA by residue, updates the pair by row.

@@ -61,6 +61,15 @@ def triangle_update(
     return triton_triangle.triangle_update(left.pop(), b, x, norm_scale, norm_offset, center_scale, center_offset, w, w_b, gate_w, gate_b)
 
 
+def triangle_end(
+    o: Tensor, x: Tensor, norm_scale: Tensor, norm_offset: Tensor, center_scale: Tensor, center_offset: Tensor,
+    w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None,
+) -> Tensor:  # fmt: skip
+    from foldfit.ops import triton_triangle
+
+    return triton_triangle.triangle_end(o, x, norm_scale, norm_offset, center_scale, center_offset, w, w_b, gate_w, gate_b)
+
+
 def global_attention(
     x: Tensor, norm_scale: Tensor, norm_offset: Tensor, query_w: Tensor, key_w: Tensor, value_w: Tensor, gating_w: Tensor,
     gating_b: Tensor, output_w: Tensor, output_b: Tensor, mask: Tensor,
@@ -106,6 +115,7 @@ TRITON = replace(
     global_attention=global_attention,
     gated_linear=gated_linear,
     triangle_update=triangle_update,
+    triangle_end=triangle_end,
     relu_mlp=relu_mlp,
     swiglu=swiglu,
     masked_linear=masked_linear,

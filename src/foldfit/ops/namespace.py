@@ -1,8 +1,8 @@
 """What a sub-module may ask of a kernel provider. Shapes: r rows, n other axis, k keys, c channels, h heads, d head dim,
 u hidden, o p outer-product channels, z channels out, R all rows.
 
-`attention`, `global_attention`, `triangle_update`, `outer_product`, `relu_mlp` and `swiglu` make a whole update: they may add it
-themselves (onto.py), or leave it out where nobody reads it (unread.py).
+`attention`, `global_attention`, `triangle_update`, `triangle_end`, `outer_product`, `relu_mlp` and `swiglu` make a whole update: they
+may add it themselves (onto.py), or leave it out where nobody reads it (unread.py).
 """
 
 from collections.abc import Callable
@@ -46,6 +46,10 @@ class Ops:
     ]
     """(a [r, u, n], b [R, u, n], x [r, R, c], norm_scale, norm_offset [c], center_scale, center_offset [u], w [u, c], w_b [c] or None,
     gate_w [c, c], gate_b [c] or None) -> (center(sum over n of a b) w + w_b) * sigmoid(norm(x) gate_w + gate_b), [r, R, c]"""
+    triangle_product: Callable[[Tensor, Tensor], Tensor]
+    """(a [r, u, n], b [R, u, n]) -> sum over n of a b, as [u, r, R]"""
+    triangle_end: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None], Tensor]
+    """(that product [u, r, R], contiguous, and what triangle_update has after a and b) -> triangle_update; without a backward"""
     masked_linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     """(x [r, n, c], its norm's scale, offset [c], mask [r, n], w [c, p], b [p]) -> mask * (norm(x) w + b), as [r, p, n]"""
     outer_product: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -135,6 +135,18 @@ def triangle_update(
     return linear(o, w, w_b) * gate(layer_norm(x, norm_scale, norm_offset), gate_w, gate_b)
 
 
+def triangle_product(a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(a.transpose(0, 1), b.permute(1, 2, 0))
+
+
+def triangle_end(
+    o: Tensor, x: Tensor, norm_scale: Tensor, norm_offset: Tensor, center_scale: Tensor, center_offset: Tensor,
+    w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None,
+) -> Tensor:  # fmt: skip
+    o = layer_norm(o.permute(1, 2, 0).contiguous(), center_scale, center_offset)
+    return linear(o, w, w_b) * gate(layer_norm(x, norm_scale, norm_offset), gate_w, gate_b)
+
+
 def masked_linear(x: Tensor, scale: Tensor, offset: Tensor, mask: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """AF2 Suppl. Alg. 10, lines 1-2."""
     x = layer_norm(x, scale, offset)
@@ -178,6 +190,8 @@ REFERENCE = Ops(
     single_attention=single_attention,
     gated_linear=gated_linear,
     triangle_update=triangle_update,
+    triangle_product=triangle_product,
+    triangle_end=triangle_end,
     masked_linear=masked_linear,
     outer_product=outer_product,
     relu_mlp=relu_mlp,

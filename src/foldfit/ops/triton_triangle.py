@@ -201,3 +201,11 @@ def triangle_update(
     o = product(a, b)
     del a
     return epilogue(o, x, behind_two_norms(*given))
+
+
+def triangle_end(
+    o: Tensor, x: Tensor, norm_scale: Tensor, norm_offset: Tensor, center_scale: Tensor, center_offset: Tensor,
+    w: Tensor, w_b: Tensor | None, gate_w: Tensor, gate_b: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The same of a product o [u, r, R] that is there, contiguous. Raises as `triangle_update`."""
+    return epilogue(o, x, behind_two_norms(norm_scale, norm_offset, center_scale, center_offset, w, w_b, gate_w, gate_b))

@@ -1,7 +1,7 @@
 """What users ask the planner: a plan, a comparison of policies, the frontier, the longest protein."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import msgspec
@@ -137,11 +137,20 @@ def frontier(problem: Problem, device: Device | None = None, points: int = 12) -
 
 def frontier_of(table: OptionTable, top: int) -> Frontier:
     """Where host and device have clocks of their own, the slower one's at each limit: no plan takes less by either."""
+    if table.loose:
+        return lower(frontier_of(replace(table, loose=None), top), frontier_of(table.loose, top))
     if two_clocks(table):
         device, host = (frontier_of(clocked(table, clock), top) for clock in (0, 1))
         seconds, bound = np.maximum(device.seconds, host.seconds), np.maximum(device.bound, host.bound)
         return Frontier(device.limits, seconds, bound, device.complete)
     return inference_frontier(table) if table.problem.mode == "infer" else chain_frontier(chain_of(table), top)
+
+
+def lower(a: Frontier, b: Frontier) -> Frontier:
+    """At each limit the better of two that are exact."""
+    limits = np.union1d(a.limits, b.limits)
+    seconds = np.array([min(a.at(limit)[0], b.at(limit)[0]) for limit in limits])
+    return Frontier(limits, seconds, seconds, a.complete and b.complete)
 
 
 def inference_frontier(table: OptionTable) -> Frontier:

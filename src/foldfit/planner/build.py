@@ -1,6 +1,7 @@
 """From an option table to a plan: the chain of abstract numbers, a policy's or a solver's schedule, its promise and bound."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import cast
 
 import msgspec
@@ -67,6 +68,8 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
     """The plan of a policy, with its promise and the bound. Raises DoesNotFit, and BadInput for an unknown policy or solver."""
     if solver not in SOLVERS:
         raise BadInput(f"unknown solver {solver!r}: expected one of {', '.join(SOLVERS)}")
+    if table.loose:
+        return better(table, table.loose, policy, solver)
     if two_clocks(table):
         return by_both(table, policy, solver)
     problem = table.problem
@@ -108,6 +111,21 @@ def make_plan(table: OptionTable, policy: str = "auto", solver: str = "chain") -
         schedule=tuple(schedule),
         hosted=tuple(dict(chain.home)),
     ).signed()
+
+
+def better(table: OptionTable, loose: OptionTable, policy: str, solver: str) -> Plan:
+    """Of `auto` the faster of the two tables' plans, bounded by what neither goes below; other policies choose from the first."""
+    found: list[Plan] = []
+    errors: list[DoesNotFit] = []
+    for one in (replace(table, loose=None), loose) if policy == "auto" else (replace(table, loose=None),):
+        try:
+            found.append(make_plan(one, policy, solver))
+        except DoesNotFit as error:
+            errors.append(error)
+    if not found:
+        raise min(errors, key=lambda error: error.need)
+    best, bound = min(found, key=lambda plan: plan.promised.seconds), min(plan.bound.seconds for plan in found if plan.bound)
+    return msgspec.structs.replace(best, bound=Bound(bound, best.promised.seconds / bound - 1)).signed()
 
 
 def all_measured(table: OptionTable, choices: Named) -> bool:

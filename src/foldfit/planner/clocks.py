@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 
 from foldfit.planner.accuracy import expected_error
-from foldfit.planner.options import Option, OptionTable
+from foldfit.planner.options import Option, OptionTable, StackOptions
 from foldfit.plans import Bound, Plan
 
 
@@ -27,11 +27,11 @@ def clocked(table: OptionTable, clock: int) -> OptionTable:
         seconds, back = option.clocks[clock]
         return replace(option, seconds=seconds, back_seconds=back)
 
-    stacks = tuple(
-        replace(stack, sub_modules=tuple(replace(sub, options=tuple(map(by, sub.options))) for sub in stack.sub_modules))
-        for stack in table.stacks
-    )
-    return replace(table, stacks=stacks, clock=clock)
+    def all_by(stack: StackOptions) -> StackOptions:
+        return replace(stack, sub_modules=tuple(replace(sub, options=tuple(map(by, sub.options))) for sub in stack.sub_modules))
+
+    loose = clocked(table.loose, clock) if table.loose else None
+    return replace(table.with_stacks(all_by), clock=clock, loose=loose)
 
 
 def seconds_by(table: OptionTable, clock: int, plan: Plan) -> float:
@@ -39,7 +39,7 @@ def seconds_by(table: OptionTable, clock: int, plan: Plan) -> float:
     from foldfit.planner.build import chain_of
     from foldfit.planner.simulate import simulate
 
-    return simulate(chain_of(clocked(table, clock)), plan.choices, list(plan.schedule)).seconds
+    return simulate(chain_of(clocked(table.having(plan.choices), clock)), plan.choices, list(plan.schedule)).seconds
 
 
 def host_decides(table: OptionTable, plan: Plan) -> bool:

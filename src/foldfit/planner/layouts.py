@@ -64,6 +64,11 @@ def wanted(sub: SubModuleSpec) -> Layout:
     return {} if sub.pointwise else dict((*sub.reads, sub.writes, *((sub.shares,) if sub.shares else ())))
 
 
+def loosened(spec: StackSpec) -> StackSpec:
+    """With what can exchange channels taking either axis."""
+    return replace(spec, sub_modules=tuple(replace(sub, pointwise=sub.pointwise or bool(sub.channels)) for sub in spec.sub_modules))
+
+
 def cheapest(spec: StackSpec, seconds: dict[str, float], computing: dict[str, float]) -> list[Layout]:
     """Of each sub-module, such that all relays of a block take the least; `seconds`: of one relay of each tensor, `computing`: of each
     sub-module, by name. Among equals the one that moves late."""

@@ -20,7 +20,7 @@ FACTORS = (1 / 4, 1 / 2, 1 / 2**0.5, 1, 2**0.5, 2, 4)
 def least(table: OptionTable) -> int:
     """Bytes of the thriftiest plan found."""
     try:
-        make_plan(OptionTable(msgspec.structs.replace(table.problem, memory=1), table.device, table.stacks))
+        make_plan(table.within(1))
     except DoesNotFit as error:
         return error.need
     raise AssertionError("nothing fits into one byte")

@@ -1,7 +1,7 @@
 """The option table of a problem: for every sub-module, every kernel, slice and keep-or-recompute, with bytes and seconds."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
@@ -9,6 +9,7 @@ from math import isqrt
 
 import msgspec
 
+from foldfit.cost.channels import channel_seconds
 from foldfit.cost.collectives import SLOWED, gather, reduce_scatter
 from foldfit.cost.database import find_costs
 from foldfit.cost.devices import COLLECTIVE_CALL, GRAPH_COLLECTIVE, HOSTS_TOGETHER, Device
@@ -20,7 +21,8 @@ from foldfit.cost.sizes import Shapes, shapes_of
 from foldfit.cost.trust import trusted
 from foldfit.errors import BadInput, NotSupported
 from foldfit.planner.calls import calls
-from foldfit.planner.layouts import Passage, passages, wanted
+from foldfit.planner.channels import channel_options, fits_layout
+from foldfit.planner.layouts import Passage, loosened, passages, wanted
 from foldfit.planner.option import Option
 from foldfit.planner.pieces import around, piece_options
 from foldfit.plans import Choice
@@ -68,6 +70,26 @@ class OptionTable:
     stacks: tuple[StackOptions, ...]
     clock: int | None = None
     """Whose seconds its options have, where it is one clock's alone (planner/clocks.py)."""
+    loose: "OptionTable | None" = None
+    """The same with fewer relays, where sub-modules that exchange channels can do without."""
+
+    def with_stacks(self, change: "Callable[[StackOptions], StackOptions]") -> "OptionTable":
+        """With every stack changed, those of `loose` too."""
+        loose = self.loose.with_stacks(change) if self.loose else None
+        return replace(self, stacks=tuple(map(change, self.stacks)), loose=loose)
+
+    def within(self, memory: int) -> "OptionTable":
+        """In so many bytes."""
+        problem = msgspec.structs.replace(self.problem, memory=memory)
+        return replace(self, problem=problem, loose=self.loose.within(memory) if self.loose else None)
+
+    def having(self, choices: Mapping[str, Sequence[Choice]]) -> "OptionTable":
+        """The one of the two whose layouts these are."""
+        if self.loose:
+            theirs = {tuple(sub.options[0].choice.layout for sub in stack.sub_modules) for stack in self.loose.stacks}
+            if all(tuple(c.layout for c in chosen) in theirs for chosen in choices.values()):
+                return self.loose
+        return self
 
 
 @lru_cache
@@ -96,7 +118,11 @@ def option_table(problem: Problem, device: Device, rows: Rows = slice_rows) -> O
     check_together([stack_spec(s.name, **s.widths) for s in problem.stacks])
     check_sizes(problem)
     costs = find_costs(device)
-    return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs, rows) for stack in problem.stacks))
+
+    def table(loose: bool) -> OptionTable:
+        return OptionTable(problem, device, tuple(stack_options(problem, stack, device, costs, rows, loose) for stack in problem.stacks))
+
+    return replace(table(False), loose=table(True) if problem.axial > 1 and problem.mode == "infer" else None)
 
 
 def setting_of(problem: Problem, shapes: Shapes) -> Setting:
@@ -122,13 +148,14 @@ def check_sizes(problem: Problem) -> None:
                 )
 
 
-def stack_options(problem: Problem, stack: Stack, device: Device, costs: Corrections | None, rows: Rows) -> StackOptions:
+def stack_options(problem: Problem, stack: Stack, device: Device, costs: Corrections | None, rows: Rows, loose: bool) -> StackOptions:
+    """`loose`: what can exchange channels does, where that spares a relay."""
     spec, shapes = shapes_of(problem, stack)
     setting = setting_of(problem, shapes)
     state = {name: problem.batch * shapes.own_elements(name) * problem.itemsize for name in shapes.axes}
     subs = []
     computing = {sub.name: about(sub, problem, setting, device) for sub in spec.sub_modules} if problem.axial > 1 else {}
-    ways = passages(spec, shapes, device, problem.itemsize, problem.batch, setting.align, computing)
+    ways = passages(loosened(spec) if loose else spec, shapes, device, problem.itemsize, problem.batch, setting.align, computing)
     for sub, passage in zip(spec.sub_modules, ways, strict=True):
         here = replace(setting, shapes=replace(shapes, layout=passage.layout))
         options = [o for kernel in sub.kernels for o in kernel_options(sub, kernel, problem, here, device, costs, rows)]
@@ -141,7 +168,9 @@ def stack_options(problem: Problem, stack: Stack, device: Device, costs: Correct
             options = [o for option in options for o in (option, *on_host(option, sub, away, problem, here, device))]
         if problem.axial > 1:
             kernels = {name: on[problem.device_type] for name, on in sub.kernels.items() if problem.device_type in on}
+            exchanging = list(channel_options(options, sub, kernels, here, device, problem))
             options += list(piece_options(options, sub, kernels, here, device, problem.launch))
+            options = [o for o in options + exchanging if fits_layout(o, sub, passage.layout)]
             gathered = gathering(sub, here, device)
             options = [over_ranks(o, sub, passage, here, device, gathered, problem) for o in options]
         subs.append(SubModuleOptions(sub, passage.written, passage.final, tuple(options)))
@@ -227,6 +256,8 @@ def over_ranks(
     if option.choice.piece_rows:
         shared, summed, way, back_way = 0.0, 0.0, *around(option, sub, setting, device)
     kernel = sub.kernels[option.choice.kernel][problem.device_type]
+    if option.choice.channels:
+        _, shared, way = channel_seconds(sub, kernel, option.choice, setting, device, problem.precision)
     part, ((seconds, back_seconds), host) = updating(sub, kernel, option.choice, setting, device, problem.precision), option.clocks
     cuda, (number, back_number) = problem.device_type == "cuda", calls(option.choice, sub, passage, setting)
     in_graph = GRAPH_COLLECTIVE if cuda and problem.launch == "graph" else 0.0

@@ -45,7 +45,7 @@ def find_option(sub: SubModuleOptions, *, rows: int | None = None, recompute: bo
     fitting = [
         o
         for o in sub.options
-        if (o.choice.kernel, o.choice.recompute, o.choice.host, o.choice.piece_rows) == (kernel, recompute, "", 0)
+        if (o.choice.kernel, o.choice.recompute, o.choice.host, o.choice.piece_rows, o.choice.channels) == (kernel, recompute, "", 0, False)
         and (rows is None or o.choice.rows <= rows)
     ]
     if not fitting:

@@ -15,7 +15,7 @@ from foldfit.ops import KERNELS, Ops
 from foldfit.ops.onto import onto
 from foldfit.ops.unread import unread
 from foldfit.plans import Choice
-from foldfit.runtime import pieces
+from foldfit.runtime import channels, pieces
 from foldfit.runtime.parameters import Gradients, bound, leaves_of
 from foldfit.runtime.ranks import ALONE, Ranks
 from foldfit.runtime.rows import copy, dense, leaf, slices, take, view
@@ -144,6 +144,9 @@ def forward(call: Call, state: State, target: Tensor, source: Tensor | None = No
     module = bound(call.module, target.dtype)
     with torch.no_grad():
         for sample in call.samples(len(target)):
+            if call.choice.channels:
+                channels.forward(call, module, state, target, target if source is None else source, sample)
+                continue
             shared: tuple[Tensor, ...] = ()
             if spec.shares:
                 shared = share(call, module, state[spec.shares[0]][sample], call.masks[spec.shares[0]][sample])

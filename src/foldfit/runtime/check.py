@@ -53,6 +53,8 @@ def check_plan(trunk: "Trunk", plan: Plan) -> None:
                 raise BadInput(
                     f"choice {name} of the plan has pieces of {choice.piece_rows} rows on {plan.problem.axial} ranks: plan again"
                 )
+            if choice.channels and plan.problem.axial == 1:
+                raise BadInput(f"choice {name} of the plan exchanges channels on one rank: plan again")
             if bool(choice.layout) != (plan.problem.axial > 1) or not re.fullmatch(r"(\w[01]( \w[01])*)?", choice.layout):
                 raise BadInput(f"choice {name} of the plan has the layout {choice.layout!r} on {plan.problem.axial} ranks: plan again")
     check_packages(trunk, {choice.kernel for choices in plan.choices.values() for choice in choices})
@@ -92,6 +94,8 @@ def check_step(step: str, plan: Plan, stack_of: list) -> None:
         for sub, choice in zip(stack_of[int(rest[0])].sub_modules, plan.choices[rest[1]], strict=True):
             if choice.piece_rows and not (sub.prepared and (name == "run" or choice.recompute)):
                 raise BadInput(f"the plan's step {step!r} has {sub.name} in pieces: it needs all at once, or keeps what it would recompute")
+            if choice.channels and not (sub.channels and name == "run"):
+                raise BadInput(f"the plan's step {step!r} has {sub.name} exchange channels: it needs all at once, or is recorded")
 
 
 def check_kept(plan: Plan) -> None:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from foldfit.errors import BadInput, FoldfitError
-from foldfit.problem import relay_parts
+from foldfit.problem import bounds, relay_parts
 from foldfit.runtime.rows import copy, stacked
 
 Tensors = tuple[Tensor, ...]
@@ -25,13 +25,6 @@ Works = list[dist.Work]
 
 TIMEOUT = timedelta(minutes=5)
 """After which a collective that a rank does not join ends the run."""
-
-
-def bounds(total: int, size: int) -> list[tuple[int, int]]:
-    """(start, stop) of every rank's rows; the first ranks have one more where `total` does not divide."""
-    base, more = divmod(total, size)
-    starts = [rank * base + min(rank, more) for rank in range(size + 1)]
-    return list(zip(starts, starts[1:], strict=False))
 
 
 def layout_of(text: str) -> dict[str, int]:
@@ -195,10 +188,10 @@ class Ranks:
         self.shift(works, tensors, out)
         return Begun(self, works, tensors, out)
 
-    def shift(self, works: Works | None, leaving: Tensors, arriving: Tensors) -> None:
-        """To the next rank, from the one before. By an all-to-all with nothing for the others: what a send has had PyTorch keeps from
-        everyone else until a capture ends."""
-        after, before = ((self.rank + step) % self.size for step in (1, -1))
+    def shift(self, works: Works | None, leaving: Tensors, arriving: Tensors, step: int = 1) -> None:
+        """To the next rank, or the one `step` ranks on, from the one as far before. By an all-to-all with nothing for the others: what a
+        send has had PyTorch keeps from everyone else until a capture ends."""
+        after, before = ((self.rank + way) % self.size for way in (step, -step))
         for x, out in zip(leaving, arriving, strict=True):
             nothing = x.new_empty(0)
             to, of = [nothing] * self.size, [nothing] * self.size

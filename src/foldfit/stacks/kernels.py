@@ -43,8 +43,8 @@ def known_providers(names: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
-def anywhere(update: Phase, share: Phase | None = None) -> dict[str, Kernel]:
-    return {"cpu": Kernel(update, share), "cuda": Kernel(update, share)}
+def anywhere(update: Phase, share: Phase | None = None, **more: Any) -> dict[str, Kernel]:
+    return {device: Kernel(update, share, **more) for device in ("cpu", "cuda")}
 
 
 def fused(update: Phase, *widths: tuple[str, int, int], share: Phase | None = None, **more: Any) -> dict[str, Kernel]:
@@ -83,8 +83,10 @@ GLOBAL_ATTENTION: Kernels = {
 }
 SINGLE_ATTENTION: Kernels = {"reference": anywhere(single.SINGLE_UPDATE, single.SINGLE_SHARE)}
 TRIANGLE_MULTIPLICATION: Kernels = {
-    "reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE),
-    "triton": fused(triton_triangle.TRIANGLE_UPDATE, ("u", 1, 256), share=triton_triangle.TRIANGLE_SHARE),
+    "reference": anywhere(pair.TRIANGLE_UPDATE, pair.TRIANGLE_SHARE, ends=pair.TRIANGLE_ENDS),
+    "triton": fused(
+        triton_triangle.TRIANGLE_UPDATE, ("u", 1, 256), share=triton_triangle.TRIANGLE_SHARE, ends=triton_triangle.TRIANGLE_ENDS
+    ),
 }
 RELU_TRANSITION: Kernels = {
     "reference": anywhere(pair.RELU_UPDATE),

@@ -33,6 +33,7 @@ def triangle_multiplication(
         shares=axis,
         shared=("R u n",),
         prepared=("r u n",),
+        channels="u",
         dropout=dropout,
         dropout_over="r" if axis[1] == 0 else "n",
     )

@@ -47,6 +47,9 @@ TRIANGLE_UPDATE = Phase(
     ),
 )
 
+TRIANGLE_ENDS = ("2 r n u + f32 2 r n", "2 r n c + r n u + f32 2 r n", "3 r n c + r n u")
+"""Of `conclude`: those of the update, behind its product."""
+
 OUTER_SHARE = Phase(
     matmuls=("r n c, c p -> r n p",),
     biases=(("right_b", "r n"),),

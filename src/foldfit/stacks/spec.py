@@ -61,6 +61,8 @@ class Kernel:
     """Roles of which one at least has a width that is a multiple of 16."""
     shortest: int = 1
     """The least length of the other axis."""
+    ends: tuple[str, ...] = ()
+    """The moments of `conclude` beside what it is given, where it has one: as a phase's `forward`."""
     turns: tuple[tuple[str, int], ...] = ()
     """(precision, length of the other axis) from which on it runs by other code, perhaps on some devices alone: checked there too."""
     recorded: tuple[str, ...] = ("fp32", "tf32", "bf16", "fp16")
@@ -103,6 +105,9 @@ class SubModuleSpec:
     prepared: tuple[str, ...] = ()
     """Where it maps the rows of `shares` as well, which then are the other axis of what it writes: the dims of the tensors with a
     gradient that `prepare` makes of r rows, for `finish` to go over the shared rows piece by piece."""
+    channels: str = ""
+    """The role, of a square tensor's sub-module, of the channels of what it shares and prepares, each of which is combined alone: ranks
+    may exchange their rows, or columns, for all of some channels (runtime/channels.py)."""
     pointwise: bool = False
     """Whether it could as well map over the other axis."""
     dropout: float = 0.0

@@ -47,3 +47,6 @@ TRIANGLE_UPDATE = Phase(
         "R n u + 3 r n c + c c + 3 c u + 6 c + 4 u",
     ),
 )
+
+TRIANGLE_ENDS = ("r n c + c c + c u + f32 2 c",)
+"""Of `conclude`: those of the update, beside its product."""
