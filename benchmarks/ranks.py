@@ -40,8 +40,8 @@ from foldfit.problem import Problem, Stack
 
 @dataclass(frozen=True)
 class Row:
-    """`limit`: bytes a GPU. `policy`: also `gathered`, auto without pieces, and `pieces`, all that can. `what`: "run", "check", or
-    "longest": the longest n_res at that limit, one block of it run once."""
+    """`limit`: bytes a GPU. `policy`: also `gathered`, auto with what is shared whole, `relaid`, auto without exchanges of channels, and
+    `pieces`, all that can. `what`: "run", "check", or "longest": the longest n_res at that limit, one block of it run once."""
 
     mode: str
     precision: str
@@ -78,6 +78,9 @@ ROWS = (
     Row("train", "bf16", 128, 256, launch="graph", policy="small"),
     Row("train", "bf16", 128, 256, launch="graph", policy="large"),
     Row("train", "bf16", 128, 256, 4, launch="graph", policy="chunk"),
+    Row("infer", "bf16", 128, 2048, policy="relaid"),
+    Row("infer", "bf16", 512, 2048, policy="relaid"),
+    Row("infer", "tf32", 128, 2048, limit=48e9, policy="relaid", repeat=1),
 )
 SMALL = (
     Row("train", "fp32", 8, 14, 1, what="check"),
@@ -86,6 +89,7 @@ SMALL = (
     Row("infer", "fp32", 16, 24, 2, 1e9, "eager", "chunk"),
     Row("infer", "fp32", 16, 24, 2, 1e9, "eager", "gathered"),
     Row("infer", "fp32", 16, 24, 1, 2.5e7, "eager", what="longest"),
+    Row("infer", "fp32", 16, 24, 2, 1e9, "eager", "relaid"),
 )
 """For a machine without GPUs: whether the script runs."""
 
@@ -125,15 +129,19 @@ def pieces(table) -> list[BlockChoice]:
 
 def plan_of(problem: Problem, device: Device, policy: str) -> Plan:
     table = option_table(problem, device)
-    if policy == "gathered":
-        table = replace(table, stacks=tuple(replace(s, sub_modules=tuple(map(gathered, s.sub_modules))) for s in table.stacks))
-    names = {"pieces": "benchmarks.ranks:pieces", "gathered": "auto"}
+    if policy in ("gathered", "relaid"):
+        table = replace(table.with_stacks(lambda stack: without(stack, pieces=policy == "gathered")), loose=None)
+    names = {"pieces": "benchmarks.ranks:pieces", "gathered": "auto", "relaid": "auto"}
     return make_plan(table, names.get(policy, policy))
 
 
-def gathered(sub):
-    """A sub-module's options without those in pieces."""
-    return replace(sub, options=tuple(o for o in sub.options if not o.choice.piece_rows))
+def without(stack, pieces: bool):
+    """A stack's options without exchanges of channels, and without `pieces`."""
+    subs = (
+        replace(s, options=tuple(o for o in s.options if not o.choice.channels and not (pieces and o.choice.piece_rows)))
+        for s in stack.sub_modules
+    )
+    return replace(stack, sub_modules=tuple(subs))
 
 
 def run(row: Row, device: Device, ranks) -> dict:

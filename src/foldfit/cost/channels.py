@@ -8,7 +8,7 @@ from foldfit.cost.devices import Device
 from foldfit.cost.memory import Bytes, Setting, Slices, parameter_bytes
 from foldfit.cost.seconds import phase_seconds
 from foldfit.plans import Choice
-from foldfit.problem import bounds, relay_parts
+from foldfit.problem import bounds, channel_parts
 from foldfit.stacks.spec import Kernel, SubModuleSpec
 
 PRODUCT_SHARE = 0.6
@@ -43,7 +43,7 @@ def exchanged(spec: SubModuleSpec, setting: Setting) -> Exchanged:
 
     spans = [stop - start for start, stop in bounds(total, shapes.ranks)]
     channels = -(-width // shapes.ranks)
-    parts = [stop - start for start, stop in bounds(channels, relay_parts(setting.itemsize * width * total * spans[0]))]
+    parts = [stop - start for start, stop in bounds(channels, channel_parts(setting.itemsize * width * total * spans[0]))]
     return Exchanged(
         size(width, spans[0], total),
         tuple(sum(size(part, span, total) for span in spans) for part in parts),
@@ -56,20 +56,21 @@ def exchanged(spec: SubModuleSpec, setting: Setting) -> Exchanged:
 def moments(spec: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Setting) -> Iterator[int]:
     """Bytes alive, in the order of the run."""
     assert kernel.share is not None
-    e, last = exchanged(spec, setting), 0
+    e, last, joined = exchanged(spec, setting), 0, setting.shapes.layout.get(spec.reads[0][0], 0) != spec.reads[0][1]
     making = max(Slices(spec, kernel.share, spec.reads, choice.rows, setting).forward(), 2 * e.own)  # what lies otherwise is copied
     yield making
     yield e.own + sum(e.arrives) + making
     alive = 2 * e.own + 2 * sum(e.arrives)
     yield alive
     for part in range(e.parts):
-        for _ in range(2):
-            last = e.own if part + 1 == e.parts else 0
-            yield alive - last + e.whole[part]
-            alive += e.whole[part] - e.arrives[part] - last
+        last = e.own if part + 1 == e.parts else 0
+        held = (e.whole[part], e.whole[part] if joined else e.arrives[part])
+        for size, copied in zip(held, (True, joined), strict=True):
+            yield alive - last + copied * size
+            alive += size - e.arrives[part] - last
         alive += (e.own if part == 0 else 0) + e.others[part]
         yield alive + e.itself[part]
-        alive -= 2 * e.whole[part]
+        alive -= sum(held)
     yield e.own + Slices(spec, replace(kernel.update, forward=kernel.ends), spec.reads, choice.rows, setting).forward()
 
 
@@ -88,16 +89,17 @@ def channel_calls(spec: SubModuleSpec, setting: Setting) -> int:
 def channel_seconds(
     spec: SubModuleSpec, kernel: Kernel, choice: Choice, setting: Setting, device: Device, precision: str
 ) -> tuple[float, float, float]:
-    """Of all samples: copies into one piece, what the computation waits for, and what goes on beside it. The first projection is on its
-    way beside the second one, a part of that beside the product of the part before, and blocks beside the blocks that follow."""
+    """Of all samples: copies into one piece, what the computation waits for, and what goes on beside it. Half of the first projection
+    is on its way beside the second one, whose first part all wait for; from there on everything goes on beside the products."""
     assert kernel.share is not None
-    e, ranks = exchanged(spec, setting), setting.shapes.ranks
+    e, ranks, (name, axis) = exchanged(spec, setting), setting.shapes.ranks, spec.reads[0]
     way = e.parts * seconds_of("all_to_all", device, ranks, e.own // e.parts)
     projecting = phase_seconds(kernel.share, spec, spec.reads[0], choice.rows, setting, device, precision).forward
-    total = setting.shapes.axes[spec.reads[0][0]][0]
-    product = 2 * total * sum(e.whole) / setting.itemsize / (PRODUCT_SHARE * device.peak(precision))
-    copies = (4 * sum(e.whole) + 2 * sum(e.itself)) / device.bandwidth
-    waited = max(0.0, way - projecting) + way / e.parts
-    waited += max(way / e.parts / ranks, way * (2 - 1 / e.parts) - product * (1 - 1 / ranks / e.parts))
+    product = 2 * setting.shapes.axes[name][axis] * sum(e.whole) / setting.itemsize / (PRODUCT_SHARE * device.peak(precision))
+    sides = 1 if setting.shapes.layout.get(name, 0) == axis else 2
+    copies = 2 * (sides * sum(e.whole) + sum(e.itself)) / device.bandwidth
+    early = (e.parts + 1) // 2 / e.parts
+    waited = max(0.0, early * way - projecting) + way / e.parts
+    waited += max(way / e.parts / ranks, (3 - early - 1 / e.parts) * way - product - copies)
     waited = min(waited, 3 * way)
     return setting.batch * copies, setting.batch * waited, setting.batch * (3 * way - waited)

@@ -3,8 +3,8 @@ channels for all of some channels, and what is combined of these for their own r
 Ulysses", do with an attention's heads).
 
 Of N ranks each sends three times a part of 1 - 1/N of its own share, where gathering brings it N - 1 times as much as it has. Nothing
-of this depends on whether it holds rows or columns: the tensor need not be relaid. Of a large tensor half the channels at a time: the
-second half's way goes on beside the first half's product. Shapes: those of the mapped order, u channels of all and q of a rank's.
+of this depends on whether it holds rows or columns: the tensor need not be relaid. A large tensor goes a part of the channels at a
+time, beside the projections and the products of parts before. Shapes: those of the mapped order, u channels of all and q of a rank's.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foldfit.model import SubModule
 from foldfit.ops.onto import onto
-from foldfit.problem import relay_parts
+from foldfit.problem import channel_parts
 from foldfit.runtime.ranks import Begun, Ranks, Works, bounds, layout_of
 from foldfit.runtime.rows import copy, view
 
@@ -43,11 +43,8 @@ class Exchange:
         first, last = bounds(stop - start, self.parts)[part]
         return slice(start + first, start + last)
 
-    def begin(self, mine: Tensor) -> list[Begun]:
-        """[u, r, n] of this rank's rows or columns under way to whom its channels belong, a part after the other."""
-        return [self.begin_part(mine, part) for part in range(self.parts)]
-
-    def begin_part(self, mine: Tensor, part: int) -> Begun:
+    def begin(self, mine: Tensor, part: int) -> Begun:
+        """A part of [u, r, n] of this rank's rows or columns, under way to whom its channels belong."""
         own, received = self.channels(self.ranks.rank, part), []
         for start, stop in self.spans:
             shape = [own.stop - own.start, *mine.shape[1:]]
@@ -58,9 +55,8 @@ class Exchange:
         self.ranks.all_to_all(works, received, sent)
         return Begun(self.ranks, works, tuple(sent), tuple(received))
 
-    def end_part(self, begun: Begun) -> Tensor:
-        """[q, R, n]: all rows and columns of this rank's channels."""
-        pieces = begun.wait()
+    def joined(self, pieces: tuple[Tensor, ...]) -> Tensor:
+        """[q, R, n] of every rank's rows or columns."""
         shape = list(pieces[0].shape)
         shape[self.dim] = self.total
         whole = pieces[0].new_empty(shape)
@@ -77,19 +73,26 @@ def forward(call: "Call", module: SubModule, state: "State", target: Tensor, bef
     r, n = source.shape[axis], source.shape[1 - axis]
     width, dim = spec.widths[spec.channels], 1 if layout_of(call.choice.layout)[name] == axis else 2
     most = source.element_size() * width * call.total * -(-call.total // ranks.size)
-    exchange = Exchange(ranks, dim, call.total, width, relay_parts(most))
+    exchange = Exchange(ranks, dim, call.total, width, channel_parts(most))
 
-    def made(phase: str, shares: bool) -> Tensor:
+    def made(shares: bool) -> Tensor:
         """[u, r, n]."""
         if not source.numel():
             return source.new_empty(width, r, n)
-        x, kept = call.rows(phase, source, axis, 0, r), call.mask_rows(phase, mask, axis, 0, r)
+        x, kept = call.rows("share", source, axis, 0, r), call.mask_rows("share", mask, axis, 0, r)
         (out,) = module.share(x, kept, ops) if shares else module.prepare((x,), kept, ops)
         del x
         return out.transpose(0, 1).contiguous()
 
-    rights = exchange.begin(made("share", True))
-    lefts = exchange.begin(made("share", False))
+    early, parts = (exchange.parts + 1) // 2, range(exchange.parts)
+    mine = made(True)
+    rights = [exchange.begin(mine, part) for part in parts[:early]]
+    other, lefts = made(False), []
+    for part in parts:
+        if part >= early:
+            rights.append(exchange.begin(mine, part))
+        lefts.append(exchange.begin(other, part))
+    del mine, other
     combined, sent = combine(exchange, rights, lefts, module, (width, r, n), call)
     call.beside()
     for begun in sent:
@@ -109,12 +112,14 @@ def combine(
     ranks, sent = exchange.ranks, []
     combined: Tensor | None = None
     for part in range(exchange.parts):
-        right, left = exchange.end_part(rights.pop(0)), exchange.end_part(lefts.pop(0))
+        right = exchange.joined(rights.pop(0).wait())
+        left = lefts.pop(0).wait()  # of rows each rank's are a product of their own, of columns all are one
+        left = left if exchange.dim == 1 else (exchange.joined(left),)
         if combined is None:
             combined = right.new_empty(shape)
         for step in (*range(1, ranks.size), 0):
-            start, stop = exchange.spans[(ranks.rank + step) % ranks.size]
-            prepared, shared = (left[:, start:stop], right) if exchange.dim == 1 else (left, right[:, start:stop])
+            to = (ranks.rank + step) % ranks.size
+            prepared, shared = (left[to], right) if exchange.dim == 1 else (left[0], right[:, slice(*exchange.spans[to])])
             block = module.combine((prepared.transpose(0, 1),), (shared.transpose(0, 1),), call.ops)
             arriving = combined[exchange.channels((ranks.rank - step) % ranks.size, part)]
             if step:
