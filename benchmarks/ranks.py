@@ -129,18 +129,19 @@ def pieces(table) -> list[BlockChoice]:
 
 def plan_of(problem: Problem, device: Device, policy: str) -> Plan:
     table = option_table(problem, device)
-    if policy in ("gathered", "relaid"):
-        table = replace(table.with_stacks(lambda stack: without(stack, pieces=policy == "gathered")), loose=None)
-    names = {"pieces": "benchmarks.ranks:pieces", "gathered": "auto", "relaid": "auto"}
+    if policy in WITHOUT:
+        table = replace(table.with_stacks(lambda stack: without(stack, WITHOUT[policy])), loose=None)
+    names = {"pieces": "benchmarks.ranks:pieces"} | dict.fromkeys(WITHOUT, "auto")
     return make_plan(table, names.get(policy, policy))
 
 
-def without(stack, pieces: bool):
-    """A stack's options without exchanges of channels, and without `pieces`."""
-    subs = (
-        replace(s, options=tuple(o for o in s.options if not o.choice.channels and not (pieces and o.choice.piece_rows)))
-        for s in stack.sub_modules
-    )
+WITHOUT = {"gathered": ("piece_rows", "channels"), "relaid": ("channels",)}
+"""Policies that are `auto` without options that have one of these."""
+
+
+def without(stack, fields: tuple[str, ...]):
+    """A stack's options that have none of these."""
+    subs = (replace(s, options=tuple(o for o in s.options if not any(getattr(o.choice, f) for f in fields))) for s in stack.sub_modules)
     return replace(stack, sub_modules=tuple(subs))
 
 

@@ -44,15 +44,6 @@ def relay_parts(size: int) -> int:
     return -(-size // RELAY_BYTES)
 
 
-CHANNEL_BYTES, CHANNEL_PARTS = 2**26, 4
-"""Of what ranks exchange by channels, about what is on its way at a time, and in how many parts it goes at the most."""
-
-
-def channel_parts(size: int) -> int:
-    """In how many parts of its channels `size` bytes, the most that a rank has of all, are exchanged."""
-    return min(CHANNEL_PARTS, -(-size // CHANNEL_BYTES))
-
-
 class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A stack of equal blocks; `rows` is n_seq (evoformer), n_extra (extra_msa), 0 where there is no MSA (pairformer)."""
 

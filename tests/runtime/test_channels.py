@@ -68,7 +68,7 @@ def same_as_one(rank: int, size: int) -> None:
             one = Problem(stacks=stacks, n_res=n_res, memory=2**40, batch=2)
             expected = outputs(name, n_res, make_plan(option_table(one, find_device("cpu"))))
             for at_a_time in (WHOLE, 64):  # bytes: in one part, in several
-                foldfit.problem.CHANNEL_BYTES = at_a_time
+                foldfit.problem.RELAY_BYTES = at_a_time
                 for table in tables(stacks, n_res, size, batch=2):
                     plan = make_plan(table, f"{__name__}:exchanging")
                     assert sum(c.channels for c in plan.choices["a"]) == 2
@@ -85,7 +85,7 @@ def test_ranks_that_exchange_channels_compute_what_one_does(size):
 
 def kept(rank: int, size: int) -> None:
     for at_a_time in (WHOLE, 2**11):
-        foldfit.problem.CHANNEL_BYTES = at_a_time
+        foldfit.problem.RELAY_BYTES = at_a_time
         for name, n_res in (("evoformer", 24), ("evoformer", 13), ("pairformer", 17)):
             for table in tables(TRUNKS[name], n_res, size):
                 plan = make_plan(table, f"{__name__}:exchanging")

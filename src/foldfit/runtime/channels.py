@@ -8,15 +8,17 @@ time, beside the projections and the products of parts before. Shapes: those of 
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from foldfit.model import SubModule
+from foldfit.ops import Ops
 from foldfit.ops.onto import onto
-from foldfit.problem import channel_parts
-from foldfit.runtime.ranks import Begun, Ranks, Works, bounds, layout_of
-from foldfit.runtime.rows import copy, view
+from foldfit.problem import bounds, relay_parts
+from foldfit.runtime.ranks import Begun, Ranks, Works, layout_of, unpack
+from foldfit.runtime.rows import view
 
 if TYPE_CHECKING:
     from foldfit.runtime.apply import Call, State
@@ -45,23 +47,26 @@ class Exchange:
 
     def begin(self, mine: Tensor, part: int) -> Begun:
         """A part of [u, r, n] of this rank's rows or columns, under way to whom its channels belong."""
-        own, received = self.channels(self.ranks.rank, part), []
-        for start, stop in self.spans:
-            shape = [own.stop - own.start, *mine.shape[1:]]
-            shape[self.dim] = stop - start
-            received.append(mine.new_empty(shape))
-        sent = [mine[self.channels(rank, part)] for rank in range(self.ranks.size)]
-        works: Works | None = [] if mine.is_cuda else None
-        self.ranks.all_to_all(works, received, sent)
-        return Begun(self.ranks, works, tuple(sent), tuple(received))
+        own = self.channels(self.ranks.rank, part)
+        flat = mine.new_empty((own.stop - own.start) * self.total**2)
+        return self.send([mine[self.channels(rank, part)] for rank in range(self.ranks.size)], self.pieces(flat), flat)
 
-    def joined(self, pieces: tuple[Tensor, ...]) -> Tensor:
-        """[q, R, n] of every rank's rows or columns."""
-        shape = list(pieces[0].shape)
-        shape[self.dim] = self.total
-        whole = pieces[0].new_empty(shape)
-        for piece, (start, stop) in zip(pieces, self.spans, strict=True):
-            copy(whole.narrow(self.dim, start, stop - start), piece)
+    def send(self, sent: list[Tensor], received: list[Tensor], whole: Tensor) -> Begun:
+        """One to and one from each rank, those parts of `whole`, beside the computation where the device can."""
+        works: Works | None = [] if whole.is_cuda else None
+        self.ranks.all_to_all(works, received, sent)
+        return Begun(self.ranks, works, tuple(sent), (whole,))
+
+    def pieces(self, flat: Tensor) -> list[Tensor]:
+        """[q, r, n] of every rank's rows or columns, as they arrive one after the other."""
+        q = flat.numel() // self.total**2
+        shapes = [(q, stop - start, self.total) if self.dim == 1 else (q, self.total, stop - start) for start, stop in self.spans]
+        return [piece.view(shape) for piece, shape in zip(flat.split([prod(shape) for shape in shapes]), shapes, strict=True)]
+
+    def joined(self, flat: Tensor) -> Tensor:
+        """[q, R, n] of all rows and columns."""
+        whole = flat.new_empty(flat.numel() // self.total**2, self.total, self.total)
+        unpack(flat, [whole.narrow(self.dim, start, stop - start) for start, stop in self.spans])
         return whole
 
 
@@ -73,7 +78,7 @@ def forward(call: "Call", module: SubModule, state: "State", target: Tensor, bef
     r, n = source.shape[axis], source.shape[1 - axis]
     width, dim = spec.widths[spec.channels], 1 if layout_of(call.choice.layout)[name] == axis else 2
     most = source.element_size() * width * call.total * -(-call.total // ranks.size)
-    exchange = Exchange(ranks, dim, call.total, width, channel_parts(most))
+    exchange = Exchange(ranks, dim, call.total, width, relay_parts(most))
 
     def made(shares: bool) -> Tensor:
         """[u, r, n]."""
@@ -93,7 +98,7 @@ def forward(call: "Call", module: SubModule, state: "State", target: Tensor, bef
             rights.append(exchange.begin(mine, part))
         lefts.append(exchange.begin(other, part))
     del mine, other
-    combined, sent = combine(exchange, rights, lefts, module, (width, r, n), call)
+    combined, sent = combine(exchange, rights, lefts, module, (width, r, n), ops)
     call.beside()
     for begun in sent:
         begun.wait()
@@ -105,30 +110,24 @@ def forward(call: "Call", module: SubModule, state: "State", target: Tensor, bef
 
 
 def combine(
-    exchange: Exchange, rights: list[Begun], lefts: list[Begun], module: SubModule, shape: tuple[int, ...], call: "Call"
+    exchange: Exchange, rights: list[Begun], lefts: list[Begun], module: SubModule, shape: tuple[int, ...], ops: Ops
 ) -> tuple[Tensor, list[Begun]]:
-    """[u, r, n] of this rank's rows or columns, all channels; what is not waited for is still to come. Its own come last, beside the way
-    of the others'."""
-    ranks, sent = exchange.ranks, []
-    combined: Tensor | None = None
+    """[u, r, n] of this rank's rows or columns, all channels, and their way here, which is still to wait for."""
+    combined, under_way = None, []
     for part in range(exchange.parts):
-        right = exchange.joined(rights.pop(0).wait())
-        left = lefts.pop(0).wait()  # of rows each rank's are a product of their own, of columns all are one
-        left = left if exchange.dim == 1 else (exchange.joined(left),)
+        right = exchange.joined(*rights.pop(0).wait())
+        (flat,) = lefts.pop(0).wait()  # of rows each rank's are a product of their own, of columns all are one
+        left = exchange.pieces(flat) if exchange.dim == 1 else [exchange.joined(flat)]
+        del flat
         if combined is None:
             combined = right.new_empty(shape)
-        for step in (*range(1, ranks.size), 0):
-            to = (ranks.rank + step) % ranks.size
-            prepared, shared = (left[to], right) if exchange.dim == 1 else (left[0], right[:, slice(*exchange.spans[to])])
-            block = module.combine((prepared.transpose(0, 1),), (shared.transpose(0, 1),), call.ops)
-            arriving = combined[exchange.channels((ranks.rank - step) % ranks.size, part)]
-            if step:
-                works: Works | None = [] if block.is_cuda else None
-                ranks.shift(works, (block,), (arriving,), step)
-                sent.append(Begun(ranks, works, (block,), (arriving,)))
-            else:
-                arriving.copy_(block)
-            del block
+        blocks = []
+        for rank, (start, stop) in enumerate(exchange.spans):
+            prepared, shared = (left[rank], right) if exchange.dim == 1 else (left[0], right[:, start:stop])
+            blocks.append(module.combine((prepared.transpose(0, 1),), (shared.transpose(0, 1),), ops))
         del right, left, prepared, shared
+        arriving = [combined[exchange.channels(rank, part)] for rank in range(exchange.ranks.size)]
+        under_way.append(exchange.send(blocks, arriving, combined))
+        del blocks
     assert combined is not None
-    return combined, sent
+    return combined, under_way

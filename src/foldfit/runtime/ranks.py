@@ -188,10 +188,10 @@ class Ranks:
         self.shift(works, tensors, out)
         return Begun(self, works, tensors, out)
 
-    def shift(self, works: Works | None, leaving: Tensors, arriving: Tensors, step: int = 1) -> None:
-        """To the next rank, or the one `step` ranks on, from the one as far before. By an all-to-all with nothing for the others: what a
-        send has had PyTorch keeps from everyone else until a capture ends."""
-        after, before = ((self.rank + way) % self.size for way in (step, -step))
+    def shift(self, works: Works | None, leaving: Tensors, arriving: Tensors) -> None:
+        """To the next rank, from the one before. By an all-to-all with nothing for the others: what a send has had PyTorch keeps from
+        everyone else until a capture ends."""
+        after, before = ((self.rank + step) % self.size for step in (1, -1))
         for x, out in zip(leaving, arriving, strict=True):
             nothing = x.new_empty(0)
             to, of = [nothing] * self.size, [nothing] * self.size
