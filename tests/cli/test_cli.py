@@ -167,7 +167,7 @@ def edit(path: Path, old: str, new: str) -> None:
     ("change", "code", "words"),
     [
         (lambda p: edit(p, '"n_res": 9', '"n_res": 8'), 2, "was changed after it was planned"),
-        (lambda p: edit(p, '"schema": 5', '"schema": 99'), 4, "plan schema 99"),
+        (lambda p: edit(p, '"schema": 6', '"schema": 99'), 4, "plan schema 99"),
         (lambda p: edit(p, '"rows"', '"raws"'), 2, "is not a plan of foldfit"),
         (lambda p: p.write_text(p.read_text()[:300]), 2, "is not a plan of foldfit"),
         (lambda p: p.write_bytes(b"\xff\xfe\x00"), 2, "is not a plan of foldfit"),

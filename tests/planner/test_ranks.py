@@ -1,5 +1,7 @@
 """Plans for several ranks: made without having them, smaller a rank, and in the option space of one."""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
@@ -8,8 +10,8 @@ from foldfit.cost.devices import COLLECTIVE_CALL, GRAPH_COLLECTIVE, HOSTS_TOGETH
 from foldfit.cost.memory import Setting
 from foldfit.cost.seconds import updating
 from foldfit.cost.sizes import Shapes, shapes_of
-from foldfit.errors import BadInput, NotSupported
-from foldfit.planner.api import plan_problem
+from foldfit.errors import BadInput, DoesNotFit, NotSupported
+from foldfit.planner.api import frontier_of, plan_problem
 from foldfit.planner.build import make_plan
 from foldfit.planner.calls import calls
 from foldfit.planner.clocks import host_decides
@@ -25,6 +27,9 @@ PROBLEM = Problem(
     stacks=(Stack("evoformer", 4, 64),), n_res=128, mode="train", precision="bf16", parameters="bf16", dropout=True,
     device="H200", device_type="cuda", memory=2**35,
 )  # fmt: skip
+
+
+LONG = dict(mode="infer", dropout=False, stacks=(Stack("evoformer", 48, 128),), n_res=2048, memory=24 * 10**9)
 
 
 def over(ranks: int, **other) -> Problem:
@@ -74,13 +79,15 @@ def test_every_collective_is_called_by_the_host_or_takes_longer_in_a_graph(monke
 
 
 def test_collectives_are_counted():
-    """Of a triangle multiplication: gathered, or in pieces that go around twice; its gradient's way back; the pair relaid before it."""
+    """Of a triangle multiplication: gathered, in pieces that go around twice, or by channels, which an inference does; its gradient's way
+    back; the pair relaid before it."""
     sub = option_table(over(4), DEVICE).stacks[0].sub_modules[5]
     passage = Passage({}, 0, False, 0, 0, 0, 0, 0, 0, 0.0, 0.0, calls=1, back_calls=2)
     here = Setting(Shapes({"z": (128, 128)}, {"z": 128}, 4, {"z": 1}), 2, batch=3)
     for choice, expected in (
         (Choice("triton", 32), (1 + 3, 2 + 3)), (Choice("triton", 32, 32, True), (1 + 3, 2 + 3 * 2)),
         (Choice("triton", 16, 32, True, piece_rows=32), (1 + 3 * 2 * 3, 2 + 3 * 2 * (3 + 4))),
+        (Choice("triton", 32, 32, channels=True), (1 + 3 * 3, 2)),
     ):  # fmt: skip
         assert calls(choice, sub.spec, passage, here) == expected
 
@@ -117,11 +124,31 @@ def test_what_ranks_cannot_do_is_said(wrong, error):
 
 
 def test_pieces_make_room_for_longer_proteins():
-    over_all = over(4, mode="infer", dropout=False, stacks=(Stack("evoformer", 48, 128),), n_res=2048, memory=24 * 10**9)
+    over_all = over(4, **LONG)
     one, four = (longest_n_res(msgspec.structs.replace(over_all, world=n, axial=n), DEVICE) for n in (1, 4))
     assert four > 1.9 * one
     plan = plan_problem(msgspec.structs.replace(over_all, n_res=four), DEVICE)
     assert any(c.piece_rows for c in plan.choices["a"])
+
+
+def test_channels_are_exchanged_where_that_is_faster():
+    for ranks in (2, 4, 8):
+        table = option_table(over(ranks, **LONG), DEVICE)
+        relaid, plan = make_plan(replace(table, loose=None)), make_plan(table)
+        assert plan.promised.seconds < relaid.promised.seconds and any(c.channels for c in plan.choices["a"])
+        assert table.having(plan.choices) is table.loose and table.having(relaid.choices) is table
+        assert plan.bound is not None and plan.bound.seconds <= plan.promised.seconds
+    assert not any(o.choice.channels for sub in option_table(over(4), DEVICE).stacks[0].sub_modules for o in sub.options)
+
+
+def test_the_frontier_is_that_of_both_tables():
+    table = option_table(over(4, **LONG, launch="graph"), DEVICE)
+    curve = frontier_of(table, 24 * 10**9)
+    for limit in (curve.limits[0], curve.limits[len(curve.limits) // 2], curve.limits[-1]):
+        assert make_plan(table.within(int(limit))).promised.seconds == pytest.approx(curve.at(int(limit))[0])
+    with pytest.raises(DoesNotFit) as error:
+        make_plan(table.within(int(curve.limits[0]) - 1))
+    assert error.value.need == curve.limits[0]
 
 
 @pytest.mark.parametrize(("moving", "left"), [(0, 0), (6, 0), (8, 2)])
