@@ -6,9 +6,10 @@ from functools import cache
 import pytest
 import torch
 
+from foldfit.cost.channels import channel_bytes
 from foldfit.cost.memory import Setting
 from foldfit.cost.pieces import piece_bytes
-from foldfit.cost.sizes import shapes_of
+from foldfit.cost.sizes import Shapes, shapes_of
 from foldfit.plans import Choice
 from foldfit.problem import Problem, Stack
 from foldfit.profile.kernel_check import Case, given
@@ -74,6 +75,34 @@ def test_a_triangle_multiplication_by_rows_and_by_columns(axis, rows, share_rows
     got = results(axis, Choice("triton", rows, share_rows, recompute, piece_rows=pieces))
     for ours, theirs in zip(got, expected(axis), strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+class Alone(Ranks):
+    """What the only rank exchanges it has, in as many parts as are asked for."""
+
+    def all_to_all(self, works, received, sent):
+        assert all(x.is_contiguous() for x in (*received, *sent))
+        for x, y in zip(received, sent, strict=True):
+            x.copy_(y.view(x.shape))
+
+
+@pytest.mark.parametrize("at_a_time", [2**28, 999])
+@pytest.mark.parametrize("held", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("kernel", ["reference", "triton"])
+def test_channels_are_combined_of_rows_and_of_columns(monkeypatch, kernel, axis, held, at_a_time):
+    """Whichever the ranks hold of the pair."""
+    monkeypatch.setattr("foldfit.problem.RELAY_BYTES", at_a_time)
+    sub = triangle_multiplication("x", "", ("z", axis), C_Z, HIDDEN)
+    module, state, masks, _ = given(Case(sub, kernel, "fp32", {"z": (N_RES, N_RES)}, {"z": C_Z}), DEVICE)
+    choice = Choice(kernel, N_RES, N_RES, layout=f"z{held}", channels=True)
+    target = state["z"].clone()
+    with TensorMeter() as meter:
+        apply.forward(Call(module, choice, masks, ranks=Alone(), total=N_RES), {"z": target}, target)
+    assert (target - state["z"] - expected(axis)[0]).norm() <= 1e-5 * expected(axis)[0].norm()
+    setting = Setting(Shapes({"z": (N_RES, N_RES)}, {"z": C_Z}, layout={"z": held}), 4)
+    promised = channel_bytes(sub, sub.kernels[kernel]["cuda"], choice, setting).forward
+    assert 0.8 * promised <= meter.peak <= promised
 
 
 @pytest.mark.parametrize("wider", [1, 2])

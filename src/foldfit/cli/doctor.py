@@ -13,7 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from foldfit.cli import kernels
+    from foldfit.errors import BadInput
 
+    if not args.kernels and (args.precisions or args.width or args.again):
+        raise BadInput("--precisions, --width and --again are of --kernels: give that too")
     return kernels.main(args) if args.kernels else environment(args)
 
 
