@@ -143,7 +143,6 @@ def test_compare_max_analyze_devices_doctor(capsys):
         (["plan", "--n-seq", "8", "--n-res", "8", "--device", "V100-16GB", "--precision", "bf16"], 4, "V100-16GB has no bf16"),
         (["plan", *TINY, "-o", "/proc/none/plan.json"], 2, "cannot write"),
         (["plan", "--msa", "none.a3m"], 2, "No such file"),
-        (["plan", "--stack", "pairformer", "--n-seq", "8", "--n-res", "8"], 2, "pairformer has no MSA"),
         (["doctor", "--precisions", "bf16"], 2, "are of --kernels"),
         (["plan", "--n-seq=--8", "--n-res", "8"], 2, "--n-seq --8: expected 1 whole number"),
         (["plan", "--n-seq", "²", "--n-res", "8"], 2, "--n-seq ²"),

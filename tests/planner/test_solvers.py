@@ -63,7 +63,7 @@ def test_chain_is_exact_when_every_byte_is_a_slot(chain: Chain, extra: int) -> N
         assert found.seconds == found.bound_seconds == best.seconds
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(chain=chains(scale=10_000), room=st.integers(0, 900_000), slots=st.sampled_from([5, 20, 60]))
 def test_bound_and_plan_enclose_the_optimum_when_sizes_are_rounded(chain: Chain, room: int, slots: int) -> None:
     limit = chain.base_backward + room

@@ -105,8 +105,6 @@ def problem_of(args: argparse.Namespace, n_res: int | None = None) -> tuple[Prob
             raise BadInput(f"--stack {args.stack}: unknown stack {name!r}, expected {', '.join(STACKS)}")
     wanted = None if n_res else getattr(args, "n_res", None)
     rows = numbers(args.n_seq, "--n-seq", len(names))
-    if args.n_seq and not any(stack_spec(name).msa_axis for name in names):
-        raise BadInput(f"--n-seq {args.n_seq}: {args.stack} has no MSA; leave --n-seq out")
     if args.msa:
         from foldfit.inputs.a3m import read_a3m
 
