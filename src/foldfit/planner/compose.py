@@ -8,6 +8,7 @@ slice: it leads from slack r to r - saved wherever r is at least its need.
 """
 
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 
@@ -76,7 +77,7 @@ class BlockTable:
         table = np.full((len(starts), grid.last + 1), np.inf)
         q = 0
         while q <= self.top:
-            count = max(1, min(self.top + 1 - q, TILE // (self.most + 1)))
+            count = max(1, min(self.top + 1 - q, TILE // (self.most + 1), isqrt(TILE // grid.ratio)))
             cells, low = self.slacks(q, count)
             columns = (np.arange(q, q + count) * grid.ratio + grid.ratio - low)[:, None] - np.arange(self.most + 1)
             seconds = np.where(columns >= 0, np.take_along_axis(cells, np.maximum(columns, 0), axis=1), np.inf)
