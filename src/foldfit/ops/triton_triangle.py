@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from foldfit.ops.onto import residual
+from foldfit.ops.reference import triangle_product
 from foldfit.ops.triton_attention import dot, on_hopper, precision_of
 from foldfit.ops.triton_folded_norm import (
     PROGRAMS,
@@ -110,11 +111,6 @@ def epilogue_backward_kernel(
     store_parts(parts + (u + 1) * c, of_gate_w, of_gate_b, first, c, c, C, B)
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a [r, u, n], b [R, u, n] -> sum over n of a b, [u, r, R]."""
-    return torch.bmm(a.transpose(0, 1), b.permute(1, 2, 0))
-
-
 def epilogue(o: Tensor, x: Tensor, projections: Projections) -> Tensor:
     """o [u, r, n], x [r, n, c] -> the update [r, n, c], or on Hopper the target that it was added to."""
     projections.check(x)
@@ -170,7 +166,7 @@ class TriangleUpdate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, x: Tensor, *given: Any) -> Tensor:
-        o = product(a, b)
+        o = triangle_product(a, b)
         ctx.save_for_backward(a, b, x, *given, o)
         if is_unread():
             return torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -198,7 +194,7 @@ def triangle_update(
     given = norm_scale, norm_offset, center_scale, center_offset, w, w_b, gate_w, gate_b
     if torch.is_grad_enabled():
         return TriangleUpdate.apply(a, b, x, *given)  # type: ignore[no-any-return]
-    o = product(a, b)
+    o = triangle_product(a, b)
     del a
     return epilogue(o, x, behind_two_norms(*given))
 
